@@ -1,0 +1,15 @@
+//! Running Service VMs: the hypervisor behind one trait, suspended images that clones wake up from in a
+//! fraction of a second, and the migration stream that both rest on.
+//!
+//! * [`hypervisor`]: the [`Hypervisor`] trait and its vocabulary; `hypervisor::libvirt` (feature `libvirt`) is
+//!   the real one, `hypervisor::fake` (feature `fake`) has no guests but counts, delays and fails on demand.
+//! * [`stream`]: QEMU's migration stream, split into a memory template and a page-less device stream. Pure.
+//!
+//! This crate does not choose where a VM runs and knows nothing about handhelds.
+
+pub mod hypervisor;
+mod id;
+pub mod stream;
+
+pub use hypervisor::Hypervisor;
+pub use id::VmId;
