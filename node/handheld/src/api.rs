@@ -1,0 +1,233 @@
+//! The cloudlet's HTTP API, version 1: what travels as JSON between a handheld and a cloudlet.
+//!
+//! The client and the daemon share these types; the daemon derives its OpenAPI document from them
+//! (feature `openapi`). Fields are only ever added; a reader ignores what it does not know.
+//!
+//! | method and path (below `/api/v1`) | request | answer |
+//! |---|---|---|
+//! | `GET /cloudlet` | | [`Cloudlet`] |
+//! | `GET /services` | | `[Service]` |
+//! | `GET /services/{id}` | | [`Service`], or 404 |
+//! | `POST /instances` | [`Start`] | [`Instance`]: 201 when this request created it, 200 when it was there |
+//! | `GET /instances` | | `[Instance]` |
+//! | `GET /instances/{id}` | | [`Instance`], or 404 |
+//! | `DELETE /instances/{id}?client_token=…` | | [`Instance`]: that client no longer uses it; the last one stops it |
+//! | `DELETE /instances/{id}?force=true` | | [`Instance`]: stopped whoever uses it |
+//! | `GET /events` | | server-sent [`Event`]s: the present state of every instance, then each change |
+//! | `GET /openapi.json` | | the OpenAPI document |
+//!
+//! Every error is a [`Problem`] with a fitting HTTP status.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use vm_images::ServiceId;
+
+/// Version of this API, also the `v1` of its paths.
+pub const VERSION: u32 = 1;
+/// Longest request body that the daemon reads, bytes. Requests have a few hundred; packages come by another way.
+pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
+/// Longest client token, bytes.
+pub const MAX_CLIENT_TOKEN_BYTES: usize = 128;
+
+/// What a cloudlet is and how busy it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Cloudlet {
+    /// [`VERSION`] that it speaks.
+    pub api_version: u32,
+    /// Its node id, text form of `mesh::NodeId`.
+    pub node_id: String,
+    /// Its name for people.
+    pub name: String,
+    /// Release of its software.
+    pub software: String,
+    /// `kvm` or `tcg`: what executes guest code.
+    pub accelerator: String,
+    /// How busy it is.
+    pub load: Load,
+    /// Services that it can start.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    pub services: Vec<ServiceId>,
+}
+
+/// How busy a cloudlet is.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Load {
+    /// CPU in use now, thousandths of a core.
+    pub cpu_used_millis: u32,
+    /// CPU that there is, thousandths of a core.
+    pub cpu_total_millis: u32,
+    /// Memory that instances may still claim, bytes.
+    pub memory_free_bytes: u64,
+    /// Memory that there is, bytes.
+    pub memory_total_bytes: u64,
+    /// Instances that run or start.
+    pub instances: u32,
+}
+
+/// A service that a cloudlet offers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Service {
+    /// What client apps ask for.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub id: ServiceId,
+    /// Version of the server code.
+    pub version: String,
+    /// One line for people.
+    pub description: String,
+    /// Id of the Service VM image.
+    pub image: String,
+    /// Memory that one instance needs, bytes.
+    pub needs_memory_bytes: u64,
+    /// CPU that one busy instance needs, thousandths of a core.
+    pub needs_cpu_millis: u32,
+    /// Most users of one shared instance; 1 means private instances only.
+    pub max_users: u32,
+    /// Instances of it that are ready now.
+    pub ready_instances: u32,
+}
+
+/// Asks for an instance of a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Start {
+    /// The service.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub service: ServiceId,
+    /// Chosen by the client, the same for every retry: one token never gets two instances of a service.
+    pub client_token: String,
+    /// Whether others may use the same instance.
+    #[serde(default)]
+    pub sharing: Sharing,
+}
+
+/// Whether several clients may use one instance.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum Sharing {
+    /// Join an instance with room for another user, else start one that others may join.
+    #[default]
+    Shared,
+    /// An instance of one's own.
+    Private,
+}
+
+/// A running copy of a Service VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Instance {
+    /// Its id; the VM's id.
+    pub id: Uuid,
+    /// The service in it.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub service: ServiceId,
+    /// Id of the image that it is a copy of.
+    pub image: String,
+    /// How far it is.
+    pub state: State,
+    /// Where the service answers; there as soon as the state is `ready`.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub address: Option<SocketAddr>,
+    /// Whether others may join.
+    pub sharing: Sharing,
+    /// Clients that use it.
+    pub users: u32,
+    /// When it was asked for, milliseconds since 1970 UTC by the cloudlet's clock.
+    pub requested_unix_ms: u64,
+    /// Application-ready time: from the request until its service answered the health check, milliseconds.
+    pub ready_after_ms: Option<u64>,
+    /// Why it failed or was stopped, for people.
+    pub reason: Option<String>,
+}
+
+/// How far an instance is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum State {
+    /// Its VM wakes up, or its service has not answered yet.
+    Starting,
+    /// Its own service answered its health check through the forwarded port.
+    Ready,
+    /// It is being stopped.
+    Stopping,
+    /// It ended as it should.
+    Stopped,
+    /// It could not start, or died.
+    Failed,
+}
+
+impl State {
+    /// Whether nothing more will happen to it.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Stopped | Self::Failed)
+    }
+}
+
+/// A change that the cloudlet tells about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum Event {
+    /// An instance is now like this.
+    Instance(Instance),
+    /// The listener was too slow and missed this many events: ask for the list again.
+    Missed {
+        /// How many were missed.
+        events: u64,
+    },
+    /// The cloudlet shuts down.
+    Goodbye,
+}
+
+/// Why a request was not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Problem {
+    /// For programs.
+    pub code: Code,
+    /// For people: what is wrong and what to do next.
+    pub message: String,
+    /// With `insufficient-resources`: what is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<Missing>,
+}
+
+/// The kinds of problems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum Code {
+    /// The request is not well formed (400).
+    BadRequest,
+    /// No such service here (404).
+    UnknownService,
+    /// No such instance here (404).
+    UnknownInstance,
+    /// No such path (404).
+    UnknownPath,
+    /// Not enough memory or CPU is free (503).
+    InsufficientResources,
+    /// The image is damaged or cannot run on this host (500).
+    UnusableImage,
+    /// The cloudlet is shutting down (503).
+    ShuttingDown,
+    /// Anything else that is the cloudlet's fault (500).
+    Internal,
+}
+
+/// What was missing to admit an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Missing {
+    /// Memory that would have to be freed first, bytes.
+    pub memory_bytes: u64,
+    /// CPU that would have to be freed first, thousandths of a core.
+    pub cpu_millis: u32,
+}

@@ -1,0 +1,298 @@
+//! One cloudlet's HTTP API.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder, Response};
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+use vm_images::ServiceId;
+
+use crate::api::{self, Cloudlet, Event, Instance, Problem, Service, Start, State};
+use crate::http::{self, BodyError};
+use crate::{Error, Events, Refusal, Step, now};
+
+/// Longest answer that is read, bytes. A cloudlet with 100 services and 100 instances answers with about 60 KiB.
+const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
+/// Longest wait for an answer. Guess: the cloudlet answers from its state, also to a start.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+/// How often the state is asked for when there is no event stream. Guess: a tenth of what a person notices, and little
+/// load for a cloudlet.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// How often it is asked for besides the event stream, in case the stream hangs without an end. Guess.
+const CROSS_CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// How often in a row the cloudlet may fail to answer while an instance is waited for. Guess: bridges a Wi-Fi roam.
+const MAX_SILENCES: u32 = 5;
+/// Pause after a failure to answer.
+const SILENCE_PAUSE: Duration = Duration::from_millis(500);
+
+/// Speaks to one cloudlet. Cheap to clone; clones share connections.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: String,
+    /// Where the last answer came from.
+    peer: Arc<Mutex<Option<SocketAddr>>>,
+}
+
+impl Client {
+    /// The cloudlet at `url`: `http://HOST:PORT`, or short `HOST:PORT`. Nothing is sent yet.
+    pub fn new(url: &str) -> Result<Self, Error> {
+        let bad = || Error::Url(url.chars().take(200).collect());
+        let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+        let parsed = reqwest::Url::parse(&full).map_err(|_| bad())?;
+        let plain = parsed.scheme() == "http"
+            && parsed.has_host()
+            && matches!(parsed.path(), "" | "/")
+            && parsed.query().is_none()
+            && parsed.username().is_empty();
+        if !plain {
+            return Err(bad());
+        }
+        let base = full.trim_end_matches('/').to_owned();
+        Ok(Self { http: http::client(None).map_err(Error::Http)?, base, peer: Arc::default() })
+    }
+
+    /// The cloudlet at `address`, which may be an IPv6 link-local address with its scope. Nothing is sent yet.
+    pub fn at(address: SocketAddr) -> Result<Self, Error> {
+        let (http, base) = http::endpoint(address).map_err(Error::Http)?;
+        Ok(Self { http, base, peer: Arc::default() })
+    }
+
+    /// Its address as a URL.
+    pub fn url(&self) -> &str {
+        &self.base
+    }
+
+    /// What it is and how busy it is.
+    pub async fn cloudlet(&self) -> Result<Cloudlet, Error> {
+        const DOING: &str = "say what it is";
+        let cloudlet: Cloudlet = self.ask(DOING, self.request(Method::GET, "/cloudlet")).await?;
+        if cloudlet.api_version != api::VERSION {
+            return Err(self.protocol(DOING, format!("it speaks version {}", cloudlet.api_version)));
+        }
+        Ok(cloudlet)
+    }
+
+    /// The services that it offers.
+    pub async fn services(&self) -> Result<Vec<Service>, Error> {
+        self.ask("list its services", self.request(Method::GET, "/services")).await
+    }
+
+    /// A service, if it offers it.
+    pub async fn service(&self, id: &ServiceId) -> Result<Option<Service>, Error> {
+        let asked =
+            self.ask("describe a service", self.request(Method::GET, &format!("/services/{id}"))).await;
+        match asked {
+            Err(Error::Refused { refusal, .. }) if refusal.problem.code == api::Code::UnknownService => {
+                Ok(None)
+            }
+            other => other.map(Some),
+        }
+    }
+
+    /// Asks for an instance. The same token never gets two, so a lost answer is asked for once more.
+    pub async fn start(&self, start: &Start) -> Result<Instance, Error> {
+        const DOING: &str = "start the service";
+        let request = || self.request(Method::POST, "/instances").json(start);
+        match self.ask(DOING, request()).await {
+            Err(Error::Vanished { source, .. }) if !source.is_connect() => self.ask(DOING, request()).await,
+            other => other,
+        }
+    }
+
+    /// How far an instance is.
+    pub async fn instance(&self, id: Uuid) -> Result<Instance, Error> {
+        self.ask("show an instance", self.request(Method::GET, &format!("/instances/{id}"))).await
+    }
+
+    /// Every instance that it knows.
+    pub async fn instances(&self) -> Result<Vec<Instance>, Error> {
+        self.ask("list its instances", self.request(Method::GET, "/instances")).await
+    }
+
+    /// Says that the holder of `client_token` no longer uses an instance; the last one stops it.
+    pub async fn release(&self, id: Uuid, client_token: &str) -> Result<Instance, Error> {
+        let request = self
+            .request(Method::DELETE, &format!("/instances/{id}"))
+            .query(&[("client_token", client_token)]);
+        self.ask("release an instance", request).await
+    }
+
+    /// Stops an instance whoever uses it.
+    pub async fn stop(&self, id: Uuid) -> Result<Instance, Error> {
+        let request = self.request(Method::DELETE, &format!("/instances/{id}")).query(&[("force", "true")]);
+        self.ask("stop an instance", request).await
+    }
+
+    /// The stream of events: the present state of every instance first, then each change.
+    pub async fn events(&self) -> Result<Events, Error> {
+        let request = self.http.request(Method::GET, format!("{}/api/v1/events", self.base));
+        let response = self.send("stream its events", request).await?;
+        Ok(Events::new(self.base.clone(), response))
+    }
+
+    /// Waits until an instance is ready, for at most `limit`: by the event stream, and if that is not to be had or
+    /// breaks, by asking again and again.
+    pub async fn wait_ready(&self, id: Uuid, limit: Duration) -> Result<Instance, Error> {
+        let wait = async {
+            match self.wait_by_events(id).await? {
+                Some(instance) => Ok(instance),
+                None => self.wait_by_asking(id).await,
+            }
+        };
+        match tokio::time::timeout(limit, wait).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::Timeout { step: Step::Waiting, limit }),
+        }
+    }
+
+    /// Where the service in `instance` answers, seen from here: a cloudlet that listens everywhere may give an
+    /// unspecified address, which means the one that it was reached at.
+    pub fn service_address(&self, instance: &Instance) -> Option<SocketAddr> {
+        let mut address = instance.address?;
+        if address.ip().is_unspecified()
+            && let Some(mut peer) = *self.peer.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            peer.set_port(address.port());
+            address = peer;
+        }
+        Some(address)
+    }
+
+    /// The ready instance; `None` if the stream ended or could not be opened.
+    async fn wait_by_events(&self, id: Uuid) -> Result<Option<Instance>, Error> {
+        let Ok(mut events) = self.events().await else { return Ok(None) };
+        let mut cross_check = tokio::time::interval(CROSS_CHECK_INTERVAL);
+        cross_check.tick().await;
+        loop {
+            let instance = tokio::select! {
+                event = events.next() => match event {
+                    Ok(Some(Event::Instance(instance))) if instance.id == id => instance,
+                    Ok(Some(Event::Instance(_))) => continue,
+                    Ok(Some(Event::Missed { .. })) => match self.instance(id).await {
+                        Ok(instance) => instance,
+                        Err(_) => return Ok(None),
+                    },
+                    Ok(Some(Event::Goodbye)) => return Err(Error::Goodbye { cloudlet: self.base.clone() }),
+                    Ok(None) | Err(_) => {
+                        tracing::debug!(cloudlet = self.base, "the event stream broke; asking instead");
+                        return Ok(None);
+                    }
+                },
+                _ = cross_check.tick() => match self.instance(id).await {
+                    Ok(instance) => instance,
+                    Err(_) => return Ok(None),
+                },
+            };
+            if let Some(instance) = finished(instance)? {
+                return Ok(Some(instance));
+            }
+        }
+    }
+
+    async fn wait_by_asking(&self, id: Uuid) -> Result<Instance, Error> {
+        let mut silences = 0;
+        loop {
+            match self.instance(id).await {
+                Ok(instance) => {
+                    silences = 0;
+                    if let Some(instance) = finished(instance)? {
+                        return Ok(instance);
+                    }
+                    tokio::time::sleep(POLL_INTERVAL).await;
+                }
+                Err(Error::Vanished { .. }) if silences + 1 < MAX_SILENCES => {
+                    silences += 1;
+                    tokio::time::sleep(SILENCE_PAUSE).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}/api/v1{path}", self.base)).timeout(ANSWER_LIMIT)
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        doing: &'static str,
+        request: RequestBuilder,
+    ) -> Result<T, Error> {
+        let started = now();
+        let response = self.send(doing, request).await?;
+        let bytes = self.body(doing, response).await?;
+        tracing::debug!(cloudlet = self.base, doing, ms = crate::ms_since(started), "answered");
+        serde_json::from_slice(&bytes).map_err(|error| self.protocol(doing, error.to_string()))
+    }
+
+    /// The answer, if it is not an error.
+    async fn send(&self, doing: &'static str, request: RequestBuilder) -> Result<Response, Error> {
+        let response = request.send().await.map_err(|source| self.vanished(doing, source))?;
+        if let Some(peer) = response.remote_addr() {
+            *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = Some(peer);
+        }
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let bytes = self.body(doing, response).await?;
+        match serde_json::from_slice::<Problem>(&bytes) {
+            Ok(problem) => {
+                let refusal = Refusal { status: status.as_u16(), problem };
+                Err(Error::Refused { cloudlet: self.base.clone(), doing, refusal })
+            }
+            Err(_) => Err(self.protocol(doing, format!("HTTP status {status} without a known reason"))),
+        }
+    }
+
+    async fn body(&self, doing: &'static str, response: Response) -> Result<Vec<u8>, Error> {
+        http::body(response, MAX_ANSWER_BYTES).await.map_err(|error| match error {
+            BodyError::Cut(source) => self.vanished(doing, source),
+            BodyError::TooLong(cap) => self.protocol(doing, format!("an answer of more than {cap} bytes")),
+        })
+    }
+
+    fn vanished(&self, doing: &'static str, source: reqwest::Error) -> Error {
+        Error::Vanished { cloudlet: self.base.clone(), doing, source: source.without_url() }
+    }
+
+    fn protocol(&self, doing: &'static str, what: String) -> Error {
+        Error::Protocol { cloudlet: self.base.clone(), doing, what }
+    }
+}
+
+/// The instance if it is ready, an error if it will never be.
+fn finished(instance: Instance) -> Result<Option<Instance>, Error> {
+    match instance.state {
+        State::Ready => Ok(Some(instance)),
+        State::Starting => Ok(None),
+        State::Stopping | State::Stopped | State::Failed => {
+            let reason = instance.reason.unwrap_or_else(|| "the cloudlet gives no reason".to_owned());
+            Err(Error::InstanceFailed { instance: instance.id, reason })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_cloudlets_are_checked_before_anything_is_sent() {
+        for (text, base) in [
+            ("http://10.0.0.1:8477/", "http://10.0.0.1:8477"),
+            ("10.0.0.1:8477", "http://10.0.0.1:8477"),
+            ("alpha.local:80", "http://alpha.local:80"),
+        ] {
+            assert_eq!(Client::new(text).unwrap().url(), base);
+        }
+        for bad in
+            ["", "https://a:1", "http://", "http://a/path", "http://u@a", "ftp://a", "http://a?x=1", "a b"]
+        {
+            assert!(matches!(Client::new(bad), Err(Error::Url(_))), "{bad}");
+        }
+    }
+}
