@@ -1,0 +1,105 @@
+//! The HTTP API, version 1. Its contract is [`handheld::api`]; this is the server.
+//!
+//! * [`connection`]: who may hold how many connections for how long
+//! * [`routes`], [`handlers`], [`events`]: what is answered, and the OpenAPI document made from the same
+//! * [`problem`], [`extract`]: every error is a [`handheld::api::Problem`]
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use handheld::api::Cloudlet;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::instances::{self, Instances};
+
+mod connection;
+mod events;
+mod extract;
+mod handlers;
+mod problem;
+mod routes;
+mod view;
+
+pub use connection::{MAX_CONNECTIONS, SILENCE_LIMIT};
+pub use routes::{document, router};
+
+/// What never changes while the daemon runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// Node id, text form of `mesh::NodeId`.
+    pub node_id: String,
+    /// Name for people.
+    pub name: String,
+    /// Release of the software.
+    pub software: String,
+    /// `kvm` or `tcg`.
+    pub accelerator: String,
+}
+
+/// What the handlers work with.
+#[derive(Clone)]
+pub struct Api {
+    about: Arc<About>,
+    instances: Instances,
+    /// Cancelled when listeners to events are to be told farewell.
+    goodbye: CancellationToken,
+}
+
+impl Api {
+    /// An API over these instances. Streams of events end when `goodbye` is cancelled.
+    pub fn new(about: About, instances: Instances, goodbye: CancellationToken) -> Self {
+        Self { about: Arc::new(about), instances, goodbye }
+    }
+
+    /// What this cloudlet is and how busy it is.
+    pub async fn cloudlet(&self) -> Result<Cloudlet, instances::Error> {
+        let (load, offers) = (self.instances.load().await?, self.instances.offers().await?);
+        let usable = offers.iter().filter(|offer| offer.unusable.is_none());
+        Ok(Cloudlet {
+            api_version: handheld::api::VERSION,
+            node_id: self.about.node_id.clone(),
+            name: self.about.name.clone(),
+            software: self.about.software.clone(),
+            accelerator: self.about.accelerator.clone(),
+            load,
+            services: usable.map(|offer| offer.service.id.clone()).collect(),
+        })
+    }
+}
+
+/// Answers requests on `listener` until `stop` is cancelled and those under way are answered.
+pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> std::io::Result<()> {
+    let service = router(api).into_make_service_with_connect_info::<Arrival>();
+    axum::serve(connection::Guarded::new(listener), service)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+}
+
+/// The address of this host on which a client's connection arrived: what the client can reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival(pub Option<IpAddr>);
+
+impl Arrival {
+    /// `address` as this client reaches it.
+    fn seen(self, address: SocketAddr) -> SocketAddr {
+        match self.0 {
+            Some(ip) if address.ip().is_unspecified() => SocketAddr::new(ip, address.port()),
+            _ => address,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_open_everywhere_is_shown_where_the_client_came_in() {
+        let came_in = Arrival(Some([10, 0, 0, 7].into()));
+        let seen = |ip: [u8; 4]| came_in.seen((ip, 4000).into());
+        assert_eq!(seen([0, 0, 0, 0]), ([10, 0, 0, 7], 4000).into());
+        assert_eq!(seen([192, 168, 1, 1]), ([192, 168, 1, 1], 4000).into());
+        assert_eq!(Arrival(None).seen(([0, 0, 0, 0], 4000).into()), ([0, 0, 0, 0], 4000).into());
+    }
+}

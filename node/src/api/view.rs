@@ -1,0 +1,44 @@
+//! What the core knows, in the API's words.
+
+use handheld::api;
+
+use super::Arrival;
+use crate::instances::Offer;
+use crate::lifecycle::{Instance, Phase};
+
+/// An instance as a client on this connection sees it.
+pub(super) fn instance(instance: &Instance, arrival: Arrival) -> api::Instance {
+    let ready = matches!(instance.phase, Phase::Ready { .. });
+    api::Instance {
+        id: instance.vm.0,
+        service: instance.service.id.clone(),
+        image: instance.service.image.to_string(),
+        state: instance.state(),
+        // Not before it is ready: an address that does not answer yet invites clients to try.
+        address: instance.address.filter(|_| ready).map(|address| arrival.seen(address)),
+        sharing: instance.sharing,
+        users: u32::try_from(instance.users.len()).unwrap_or(u32::MAX),
+        requested_unix_ms: instance.requested_unix_ms,
+        ready_after_ms: instance.ready_after_ms,
+        reason: instance.reason.clone(),
+    }
+}
+
+/// A service on offer, with the instances of it that are ready.
+pub(super) fn service(offer: &Offer, instances: &[Instance]) -> api::Service {
+    let service = &offer.service;
+    let ready = instances
+        .iter()
+        .filter(|instance| instance.service.id == service.id && matches!(instance.phase, Phase::Ready { .. }))
+        .count();
+    api::Service {
+        id: service.id.clone(),
+        version: offer.version.clone(),
+        description: offer.description.clone(),
+        image: service.image.to_string(),
+        needs_memory_bytes: service.needs.memory_bytes,
+        needs_cpu_millis: service.needs.cpu_millis,
+        max_users: service.max_users,
+        ready_instances: u32::try_from(ready).unwrap_or(u32::MAX),
+    }
+}

@@ -1,0 +1,250 @@
+//! The command line: every command and flag. What they do is in the modules beside this one.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
+use uuid::Uuid;
+use vm_images::ServiceId;
+
+use crate::config::Setting;
+
+/// Release and the versions of what it speaks and writes.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "{} (HTTP API {}, image manifest {})",
+        env!("CARGO_PKG_VERSION"),
+        handheld::api::VERSION,
+        vm_images::manifest::FORMAT
+    )
+});
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 it failed or a check found something, 2 usage or configuration error.";
+
+/// A cloudlet: runs Service VMs for handhelds nearby, also without the enterprise.
+#[derive(Debug, Parser)]
+#[command(name = "cloudlet", version = VERSION.as_str(), after_help = EXIT_CODES, arg_required_else_help = true)]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "For every command")]
+pub struct Global {
+    /// Configuration file [default: $CLOUDLET_CONFIG, else $XDG_CONFIG_HOME/cloudlet/cloudlet.toml, else
+    /// /etc/cloudlet/cloudlet.toml]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub config: Option<PathBuf>,
+    /// Set a field of the configuration; see 'cloudlet config template'
+    #[arg(long, global = true, value_name = "SECTION.FIELD=VALUE", value_parser = assignment)]
+    pub set: Vec<Setting>,
+    /// Directory for everything that must survive a restart
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub state_dir: Option<String>,
+    /// Directory of the image store
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub image_store: Option<String>,
+    /// Print one JSON document instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Log more; twice: still more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// No progress, and only errors in the log
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the cloudlet in the foreground, until SIGINT or SIGTERM
+    Up(Up),
+    /// Build, examine and remove VM images
+    #[command(subcommand)]
+    Image(Image),
+    /// Start, examine and stop instances of services, through the running cloudlet
+    Vm(Vm),
+    /// Show the main job on real input: build, start, find, recognise human speech; twice, with times
+    Demo,
+    /// Say what this machine can do, and how to fix what is missing
+    Doctor,
+    /// Show, explain and check the configuration
+    #[command(subcommand)]
+    Config(Config),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// Flags of `up`.
+#[derive(Debug, Default, Args)]
+pub struct Up {
+    /// Address and port of the API; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<String>,
+    /// Name for people
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+}
+
+/// Commands about images.
+#[derive(Debug, Subcommand)]
+pub enum Image {
+    /// Build an image from its recipe, or 'all'; nothing is done when the store has it already
+    Build {
+        /// Name of the recipe, or 'all'
+        recipe: String,
+        /// Directory of the recipes [default: those of this release]
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        recipes: Option<PathBuf>,
+        /// Build even if the store has it
+        #[arg(long)]
+        force: bool,
+    },
+    /// List images
+    List,
+    /// Show one image: manifest, parts, parent
+    Show {
+        /// Name, id, or the first digits of the id
+        image: String,
+    },
+    /// Read images completely and compare them with their signed manifests
+    #[command(group = ArgGroup::new("which").args(["image", "all"]).required(true))]
+    Verify {
+        /// Name, id, or the first digits of the id
+        image: Option<String>,
+        /// Every image
+        #[arg(long)]
+        all: bool,
+    },
+    /// Remove what no pin, name or image needs
+    Gc {
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Keep an image whatever else happens
+    Pin {
+        /// Name, id, or the first digits of the id
+        image: String,
+    },
+    /// Take the pin away
+    Unpin {
+        /// Name, id, or the first digits of the id
+        image: String,
+    },
+    /// Use images that were signed with this key; without a key, show those that are used
+    Trust {
+        /// Public key, 64 hexadecimal digits
+        key: Option<vm_images::PublicKey>,
+        /// Use its images no more
+        #[arg(long, requires = "key")]
+        remove: bool,
+    },
+    /// Remove an image
+    Rm {
+        /// Name, id, or the first digits of the id
+        image: String,
+    },
+}
+
+/// Commands about instances.
+#[derive(Debug, Args)]
+pub struct Vm {
+    /// URL of the cloudlet [default: the one that the configuration describes, on this machine]
+    #[arg(long, global = true, value_name = "URL", value_hint = ValueHint::Url, value_parser = NonEmptyStringValueParser::new())]
+    pub api: Option<String>,
+    /// What to do.
+    #[command(subcommand)]
+    pub action: VmAction,
+}
+
+/// What to do with instances.
+#[derive(Debug, Subcommand)]
+pub enum VmAction {
+    /// List instances
+    List,
+    /// Start an instance, or join one, and wait until its service answers
+    Start {
+        /// The service
+        service: ServiceId,
+        /// An instance of one's own
+        #[arg(long)]
+        private: bool,
+        /// Client token: the same token never gets a second instance of a service [default: a new one]
+        #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+        token: Option<String>,
+    },
+    /// Show one instance
+    Show {
+        /// Its id
+        id: Uuid,
+    },
+    /// Stop an instance, whoever uses it; with --token only leave it
+    Stop {
+        /// Its id
+        id: Uuid,
+        /// Stop it whoever uses it (the default)
+        #[arg(long, conflicts_with = "token")]
+        force: bool,
+        /// Only end the use by this client; the last one stops the instance
+        #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+        token: Option<String>,
+    },
+}
+
+/// Commands about the configuration.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum Config {
+    /// Print the configuration in effect, and where each value was set
+    Show,
+    /// Print a configuration file with every field explained and commented out
+    Template,
+    /// Check file, environment and flags
+    Check,
+}
+
+fn assignment(text: &str) -> Result<Setting, String> {
+    let (field, value) = text.split_once('=').ok_or("write SECTION.FIELD=VALUE, such as instances.max=8")?;
+    Ok(Setting { flag: format!("--set {field}"), field: field.to_owned(), value: value.to_owned() })
+}
+
+/// Release and versions as numbers, for programs.
+pub fn versions() -> serde_json::Value {
+    serde_json::json!({
+        "release": env!("CARGO_PKG_VERSION"),
+        "api_version": handheld::api::VERSION,
+        "manifest_format": vm_images::manifest::FORMAT,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn assignments_are_split_at_the_first_equals_sign() {
+        let setting = assignment("log.filter=info,mesh=debug").unwrap();
+        assert_eq!((setting.field.as_str(), setting.value.as_str()), ("log.filter", "info,mesh=debug"));
+        assert!(assignment("log.filter").is_err());
+    }
+}

@@ -1,0 +1,66 @@
+//! `cloudlet up`: the daemon, in the foreground.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::args::{Global, Up};
+use super::output::{Failure, Output};
+use super::{logging, setting, signals};
+use crate::config::Config;
+use crate::daemon::{self, Parts, Ready, StateDir};
+use crate::hypervisor::{self, DAEMON_ROOT};
+
+pub(super) fn run(flags: &Up, global: &Global, output: Output) -> Result<(), Failure> {
+    let own = [("--listen", "api.listen", &flags.listen), ("--name", "node.name", &flags.name)];
+    let settings = own
+        .into_iter()
+        .filter_map(|(flag, field, value)| Some(setting(flag, field, value.as_ref()?)))
+        .collect();
+    let config = super::load(global, settings)?.config;
+    logging::start_daemon(global, &config.log);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    signals::on_first(move || stopping.cancel())?;
+    // Taken for a moment: a second daemon is told so at once, and a new directory is closed to others from the start.
+    drop(StateDir::lock(&config.node.state_dir)?);
+    let store = super::image::open(&config)?;
+    port_is_free(config.api.listen)?;
+    // Holds the lock of the embedded libvirt until the end.
+    let opened = open_hypervisor(&config, output)?;
+    let parts = Parts::new(Arc::new(opened.hypervisor), store);
+    if stop.is_cancelled() {
+        return Ok(());
+    }
+    let name = config.node.name.clone();
+    let announced = |ready: &Ready| announce(ready, &name, output);
+    runtime.block_on(daemon::run(config, parts, stop, announced)).map_err(Failure::from)
+}
+
+/// Said before the hypervisor is opened, which takes seconds. The daemon says the rest of what can be wrong.
+fn port_is_free(listen: SocketAddr) -> Result<(), daemon::Error> {
+    match TcpListener::bind(listen) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Err(daemon::Error::PortTaken(listen)),
+        _ => Ok(()),
+    }
+}
+
+fn open_hypervisor(config: &Config, output: Output) -> Result<hypervisor::Opened, Failure> {
+    let progress = output.progress();
+    progress.step("opening the hypervisor");
+    let opened = hypervisor::open(config, DAEMON_ROOT)
+        .map_err(|error| Failure::failed(error, "'cloudlet doctor' says what this machine lacks"))?;
+    progress.done();
+    Ok(opened)
+}
+
+/// Says where it answers. A daemon does its work also where nobody reads that.
+fn announce(ready: &Ready, name: &str, output: Output) {
+    let text = || format!("cloudlet '{name}' answers at http://{} (node {})", ready.listen, ready.node);
+    let json = || json!({"name": name, "listen": ready.listen, "node_id": ready.node.to_string()});
+    let _ = output.result(text, json);
+}

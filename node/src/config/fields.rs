@@ -1,0 +1,273 @@
+//! The table of fields: what each means, its unit, its range and its default.
+//!
+//! Checking, the template and the messages about bad values are all made from it.
+
+use super::defaults::MAX_NAME_BYTES;
+pub use super::kind::Kind;
+use super::nearest::nearest;
+
+/// Longest state directory, bytes. libvirt's longest socket in its own directory below it has 52 bytes, and the kernel
+/// takes 107 in all; see `migration::hypervisor::libvirt`, which takes a directory of 55 bytes at most.
+pub const MAX_STATE_DIR_BYTES: usize = 50;
+/// Longest other path, bytes: the kernel's `PATH_MAX` with room for what is put below it (guess).
+const MAX_PATH_BYTES: usize = 3000;
+/// Longest log filter, bytes (guess).
+const MAX_FILTER_BYTES: usize = 1000;
+
+/// A field of the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Field {
+    /// Section of the file.
+    pub section: &'static str,
+    /// Key in the section.
+    pub key: &'static str,
+    /// What values it takes.
+    pub kind: Kind,
+    /// Unit of a number.
+    pub unit: Option<&'static str>,
+    /// What it is for.
+    pub about: &'static str,
+    /// The default in words and an example, where the default is no constant.
+    pub computed: Option<Computed>,
+}
+
+/// A default that depends on something else.
+#[derive(Debug, Clone, Copy)]
+pub struct Computed {
+    /// Which value it is.
+    pub is: &'static str,
+    /// A possible value, as text.
+    pub example: &'static str,
+}
+
+impl Field {
+    /// `section.key`.
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.section, self.key)
+    }
+
+    /// The environment variable that sets it.
+    pub fn variable(&self) -> String {
+        format!("CLOUDLET_{}__{}", self.section.to_uppercase(), self.key.to_uppercase())
+    }
+
+    /// What values it takes, in words: `a whole number of seconds from 1 to 60`.
+    pub fn takes(&self) -> String {
+        self.kind.describe(self.unit)
+    }
+}
+
+const fn field(section: &'static str, key: &'static str, kind: Kind, about: &'static str) -> Field {
+    Field { section, key, kind, unit: None, about, computed: None }
+}
+
+const fn unit(unit: &'static str, field: Field) -> Field {
+    Field { unit: Some(unit), ..field }
+}
+
+const fn computed(is: &'static str, example: &'static str, field: Field) -> Field {
+    Field { computed: Some(Computed { is, example }), ..field }
+}
+
+/// Sections in the order of the template, each with what it is about.
+pub const SECTIONS: [(&str, &str); 7] = [
+    ("node", "Who this cloudlet is and where it keeps things."),
+    ("api", "The HTTP API."),
+    ("discovery", "How handhelds find this cloudlet."),
+    ("hypervisor", "What runs the VMs."),
+    ("instances", "How instances of services are admitted and ended."),
+    ("mission", "The mission that this cloudlet serves."),
+    ("log", "What is logged."),
+];
+
+/// Every field, in the order of the template.
+pub const FIELDS: [Field; 18] = [
+    computed(
+        "the host name",
+        "truck-7",
+        field("node", "name", Kind::Text { least_bytes: 1, most_bytes: MAX_NAME_BYTES }, "Name for people."),
+    ),
+    computed(
+        "$XDG_STATE_HOME/cloudlet, else ~/.local/state/cloudlet",
+        "/var/lib/cloudlet",
+        field(
+            "node",
+            "state_dir",
+            Kind::Directory { most_bytes: MAX_STATE_DIR_BYTES },
+            "Everything that must survive a restart: keys, instances, state. Short, because sockets are made in it.",
+        ),
+    ),
+    computed(
+        "images in the state directory",
+        "/srv/cloudlet/images",
+        field(
+            "node",
+            "image_store",
+            Kind::Directory { most_bytes: MAX_PATH_BYTES },
+            "Where VM images are kept. Several GiB; on the same file system as the state directory, if possible.",
+        ),
+    ),
+    field(
+        "api",
+        "listen",
+        Kind::Address,
+        "Where the API listens. Port 0 takes a free one. Ports of Service VMs are opened on the same address.",
+    ),
+    field("discovery", "enabled", Kind::Boolean, "Publish _cloudlet._tcp by multicast DNS."),
+    field(
+        "discovery",
+        "interfaces",
+        Kind::Interfaces,
+        "Network interfaces to publish on. Empty: all that can do multicast.",
+    ),
+    field(
+        "hypervisor",
+        "uri",
+        Kind::Hypervisor,
+        "libvirt connection. embed: libvirt inside the cloudlet's own process, its files below the state directory.",
+    ),
+    field(
+        "hypervisor",
+        "accelerator",
+        Kind::Choice(&["auto", "kvm", "tcg"]),
+        "What executes guest code. auto: KVM if a tiny guest finishes under it, else TCG, which works everywhere and \
+         is slower.",
+    ),
+    unit(
+        "seconds",
+        field(
+            "hypervisor",
+            "kvm_probe_limit_s",
+            Kind::Whole { least: 1, most: 60 },
+            "How long that tiny guest may take. A working KVM needs less than half a second.",
+        ),
+    ),
+    field("instances", "max", Kind::Whole { least: 1, most: 1000 }, "Most instances at a time."),
+    unit(
+        "MiB",
+        field(
+            "instances",
+            "memory_reserve_mib",
+            Kind::Whole { least: 0, most: 1 << 20 },
+            "Memory that is never given to instances: for the system, the cloudlet and cached images.",
+        ),
+    ),
+    field(
+        "instances",
+        "cpu_overcommit",
+        Kind::Number { least: 0.1, most: 100.0 },
+        "How many times the real cores may be promised to instances.",
+    ),
+    unit(
+        "seconds",
+        field(
+            "instances",
+            "idle_stop_s",
+            Kind::Whole { least: 0, most: 86_400 },
+            "A ready instance without users is stopped after this long.",
+        ),
+    ),
+    unit(
+        "seconds",
+        field(
+            "instances",
+            "user_timeout_s",
+            Kind::Whole { least: 0, most: 604_800 },
+            "A client that has not been heard of for this long no longer counts as a user. 0 means never.",
+        ),
+    ),
+    unit(
+        "seconds",
+        field(
+            "instances",
+            "start_limit_s",
+            Kind::Whole { least: 1, most: 3600 },
+            "A service that has not answered its health check after this long has failed.",
+        ),
+    ),
+    computed(
+        "none",
+        "2026-12-01T06:00:00Z",
+        field("mission", "ends", Kind::Moment, "When every instance is stopped and no new one is admitted."),
+    ),
+    field(
+        "log",
+        "filter",
+        Kind::Filter { most_bytes: MAX_FILTER_BYTES },
+        "What is logged: a level (error, warn, info, debug, trace), or target=level, separated by commas.",
+    ),
+    field("log", "json", Kind::Boolean, "One JSON object a line instead of text."),
+];
+
+/// The field with this section and key.
+pub fn find(section: &str, key: &str) -> Option<&'static Field> {
+    FIELDS.iter().find(|field| field.section == section && field.key == key)
+}
+
+/// The field that was meant by a wrong name: same key elsewhere, or few typing errors away.
+pub(super) fn meant(section: &str, key: &str) -> Option<&'static Field> {
+    let in_section = || FIELDS.iter().filter(|field| field.section == section);
+    if let Some(near) = nearest(key, in_section().map(|field| field.key)) {
+        return find(section, near);
+    }
+    if let Some(elsewhere) = FIELDS.iter().find(|field| field.key == key) {
+        return Some(elsewhere);
+    }
+    let names: Vec<String> = FIELDS.iter().map(Field::name).collect();
+    let name = nearest(&format!("{section}.{key}"), names.iter().map(String::as_str))?;
+    FIELDS.iter().find(|field| field.name() == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn the_table_has_every_field_of_the_struct_and_no_other() {
+        let mut config = Config::default();
+        config.node.image_store = Some("/images".into());
+        config.mission.ends = Some("2026-12-01T06:00:00Z".to_owned());
+        let table = toml::Table::try_from(config).unwrap();
+        let mut in_struct: Vec<String> = Vec::new();
+        for (section, keys) in &table {
+            in_struct.extend(keys.as_table().unwrap().keys().map(|key| format!("{section}.{key}")));
+        }
+        let mut in_table: Vec<String> = FIELDS.iter().map(Field::name).collect();
+        in_struct.sort();
+        in_table.sort();
+        assert_eq!(in_struct, in_table);
+    }
+
+    #[test]
+    fn every_section_is_described_and_every_field_is_in_one() {
+        for field in &FIELDS {
+            assert!(SECTIONS.iter().any(|(section, _)| *section == field.section), "{}", field.name());
+            assert!(field.about.ends_with('.') && !field.takes().is_empty(), "{}", field.name());
+            let is_number = matches!(field.kind, Kind::Whole { .. } | Kind::Number { .. });
+            let bare = ["instances.max", "instances.cpu_overcommit"].contains(&field.name().as_str());
+            assert_eq!(field.unit.is_some(), is_number && !bare, "unit of {}", field.name());
+        }
+    }
+
+    #[test]
+    fn examples_and_defaults_are_valid() {
+        let defaults = toml::Table::try_from(Config::default()).unwrap();
+        for field in &FIELDS {
+            let value = match field.computed {
+                Some(Computed { example, .. }) => toml::Value::String(example.to_owned()),
+                None => defaults[field.section][field.key].clone(),
+            };
+            assert_eq!(field.kind.check(&value), Ok(value.clone()), "{}", field.name());
+        }
+    }
+
+    #[test]
+    fn a_misplaced_or_mistyped_field_is_recognised() {
+        let name = |section: &str, key: &str| meant(section, key).map(Field::name);
+        assert_eq!(name("api", "lisen").as_deref(), Some("api.listen"));
+        assert_eq!(name("node", "listen").as_deref(), Some("api.listen"));
+        assert_eq!(name("ap", "listn").as_deref(), Some("api.listen"));
+        assert_eq!(name("api", "colour"), None);
+    }
+}

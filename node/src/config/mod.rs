@@ -1,0 +1,145 @@
+//! Configuration of a cloudlet: every field, its unit, its range and its default.
+//!
+//! One TOML file, overridden by environment, overridden by flags; see [`load`]. Every field is described once
+//! more, for people and for checking, in the table of [`fields`]; a test compares the two.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+mod defaults;
+mod error;
+pub mod fields;
+mod file;
+mod kind;
+mod load;
+mod moment;
+mod nearest;
+mod show;
+
+pub use defaults::{Environment, Machine};
+pub use error::{Error, Origin, Problem};
+pub use load::{Effective, Setting, Sources, load};
+pub use show::template;
+
+/// Everything that can be configured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Who this cloudlet is and where it keeps things.
+    pub node: Node,
+    /// The HTTP API.
+    pub api: Api,
+    /// How handhelds find it.
+    pub discovery: Discovery,
+    /// What runs the VMs.
+    pub hypervisor: Hypervisor,
+    /// How instances are admitted and ended.
+    pub instances: Instances,
+    /// The mission that it serves.
+    pub mission: Mission,
+    /// What is logged.
+    pub log: Log,
+}
+
+/// Who this cloudlet is and where it keeps things.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Node {
+    /// Name for people, 1 to 40 bytes. Default: the host name.
+    pub name: String,
+    /// Directory for everything that must survive a restart: keys, instances, state. At most 50 bytes long,
+    /// because sockets in it must fit the kernel's 108 bytes. Default: `$XDG_STATE_HOME/cloudlet`, else
+    /// `~/.local/state/cloudlet`.
+    pub state_dir: PathBuf,
+    /// Directory of the image store. Default: `images` in the state directory.
+    pub image_store: Option<PathBuf>,
+}
+
+/// The HTTP API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Api {
+    /// Address and port to listen on. Port 0 takes a free one. Default: `0.0.0.0:8477`.
+    ///
+    /// Forwarded ports of Service VMs are opened on the same address.
+    pub listen: SocketAddr,
+}
+
+/// How handhelds find this cloudlet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Discovery {
+    /// Whether to publish `_cloudlet._tcp` by multicast DNS. Default: true.
+    pub enabled: bool,
+    /// Network interfaces to publish on, by name. Default: empty, meaning all that can do multicast.
+    pub interfaces: Vec<String>,
+}
+
+/// What runs the VMs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Hypervisor {
+    /// libvirt connection: `embed` for libvirt inside this process with its files below the state directory,
+    /// or a URI such as `qemu:///system`. Default: `embed`.
+    pub uri: String,
+    /// What executes guest code. `auto` runs a tiny guest under KVM once per boot of the host, and takes TCG
+    /// when that guest does not finish. Default: `auto`.
+    pub accelerator: AcceleratorChoice,
+    /// How long the KVM probe may take, seconds, 1 to 60. Default: 5 (a working KVM needs under 0.5; guess).
+    pub kvm_probe_limit_s: u64,
+}
+
+/// How the accelerator is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AcceleratorChoice {
+    /// KVM if it works, else TCG.
+    Auto,
+    /// KVM, or fail.
+    Kvm,
+    /// TCG.
+    Tcg,
+}
+
+/// How instances are admitted and ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Instances {
+    /// Most instances at a time, 1 to 1000. Default: 64.
+    pub max: u32,
+    /// Memory that is never given to instances, MiB, 0 to 1048576. Default: 512 (guess: the daemon, the system,
+    /// page cache for images).
+    pub memory_reserve_mib: u64,
+    /// How many times the real cores may be promised to instances, 0.1 to 100. Default: 4, because handheld
+    /// requests come in bursts and seldom at once (guess).
+    pub cpu_overcommit: f64,
+    /// A ready instance without users is stopped after this long, seconds, 0 to 86400. Default: 60.
+    pub idle_stop_s: u64,
+    /// A client that has not started, asked about or renewed its instance (by its token) for this long counts as
+    /// gone, seconds, up to 604800; 0 means never. Default: 1800 (guess: longer than a radio shadow, shorter than
+    /// a mission).
+    pub user_timeout_s: u64,
+    /// A service that has not answered its health check after this long has failed, seconds, 1 to 3600. Default: 60.
+    pub start_limit_s: u64,
+}
+
+/// The mission that this cloudlet serves.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mission {
+    /// When every instance is stopped and no new one is admitted, RFC 3339 with an offset, such as
+    /// `2026-12-01T06:00:00Z`. Default: none.
+    pub ends: Option<String>,
+}
+
+/// What is logged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// What to log, in the syntax of `tracing_subscriber::EnvFilter`. Default: `info`.
+    pub filter: String,
+    /// One JSON object a line instead of text. Default: false.
+    pub json: bool,
+}

@@ -1,0 +1,236 @@
+//! The daemon: puts the parts together, starts them in order and ends them in order.
+//!
+//! Start: state directory locked, port bound, records opened, instances of an earlier daemon picked up, API served,
+//! name published. Whatever fails before the instances are picked up leaves everything as it was.
+//!
+//! End: no new connections, listeners told goodbye, name unpublished, instances stopped (they are transient copies), records
+//! closed, everything joined.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh::NodeId;
+use migration::Hypervisor;
+use migration::hypervisor::Error as HypervisorError;
+use tokio::net::TcpListener;
+use tokio::task::{JoinError, JoinHandle};
+use tokio_util::sync::CancellationToken;
+use vm_images::Store;
+
+use crate::api::{self, About, Api};
+use crate::config::Config;
+use crate::instances::{self, Instances, Journal, Meter, Settings, StoreImages, SystemMeter, Tools};
+use crate::lifecycle::{Keep, Limits};
+
+mod announce;
+mod state_dir;
+
+pub use state_dir::StateDir;
+
+/// Longest wait for requests under way when the daemon ends. Each is answered within milliseconds; guess.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(3);
+
+/// What the daemon is made of.
+#[derive(Clone)]
+pub struct Parts {
+    /// Runs the VMs.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// Keeps the images.
+    pub store: Store,
+    /// Reads what the host has free.
+    pub meter: Arc<dyn Meter>,
+    /// What becomes of ready instances when the daemon ends.
+    pub keep: Keep,
+}
+
+impl Parts {
+    /// A daemon that measures this host and stops its instances when it ends.
+    pub fn new(hypervisor: Arc<dyn Hypervisor>, store: Store) -> Self {
+        Self { hypervisor, store, meter: Arc::new(SystemMeter::new()), keep: Keep::Nothing }
+    }
+}
+
+/// A daemon that answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ready {
+    /// Address and port that it listens on; the port is the real one, also if 0 was configured.
+    pub listen: SocketAddr,
+    /// Its node id.
+    pub node: NodeId,
+}
+
+/// Why the daemon did not start, or did not end as it should.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The state directory cannot be used. Nothing was started.
+    #[error(transparent)]
+    StateDir(#[from] state_dir::Error),
+    /// The node id cannot be read or made. Nothing was started.
+    #[error("this node has no id")]
+    NodeId(#[from] mesh::node_id::FileError),
+    /// The port is taken. Nothing was started.
+    #[error(
+        "{0} is in use by another program, perhaps another cloudlet; stop that, or choose another port with --listen \
+             (port 0 takes any free one)"
+    )]
+    PortTaken(SocketAddr),
+    /// The address cannot be listened on. Nothing was started.
+    #[error("cannot listen on {address}; choose an address of this host with --listen")]
+    Listen {
+        /// What was configured.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The hypervisor does not say what it can run. Nothing was started.
+    #[error("the hypervisor does not answer; `cloudlet doctor` says what is missing")]
+    Hypervisor(#[source] HypervisorError),
+    /// The records cannot be opened. Nothing was started.
+    #[error(transparent)]
+    Journal(#[from] instances::journal::Error),
+    /// Instances of an earlier daemon cannot be picked up. They run on.
+    #[error(transparent)]
+    PickUp(#[from] instances::StartError),
+    /// A part ended before it was told to, or panicked. Everything else was ended in order.
+    #[error("the {part} ended by itself")]
+    Ended {
+        /// Which part.
+        part: &'static str,
+        /// Its panic, if it was one.
+        #[source]
+        source: Option<JoinError>,
+    },
+    /// A blocking call panicked while starting.
+    #[error("internal error while starting")]
+    Panic(#[source] JoinError),
+}
+
+/// Runs a cloudlet until `stop` is cancelled; `on_ready` is called once, when it answers.
+pub async fn run(
+    config: Config,
+    parts: Parts,
+    stop: CancellationToken,
+    on_ready: impl FnOnce(&Ready),
+) -> Result<(), Error> {
+    let state = StateDir::lock(&config.node.state_dir)?;
+    let node = NodeId::load_or_create(&state.path().join("node-id"), &mut system_generator())?;
+    let listener = bind(config.api.listen).await?;
+    let listen =
+        listener.local_addr().map_err(|source| Error::Listen { address: config.api.listen, source })?;
+    let hypervisor = parts.hypervisor.clone();
+    let host = blocking(move || hypervisor.host()).await?.map_err(Error::Hypervisor)?;
+    let about = About {
+        node_id: node.to_string(),
+        name: config.node.name.clone(),
+        software: env!("CARGO_PKG_VERSION").to_owned(),
+        accelerator: host.accelerator.to_string(),
+    };
+    let accelerator = host.accelerator;
+    let path = state.path().join("records");
+    let journal = blocking(move || Journal::open(&path)).await??;
+    let tools = Tools {
+        hypervisor: parts.hypervisor,
+        images: Arc::new(StoreImages::new(parts.store, host)),
+        meter: parts.meter,
+    };
+    let settings = settings(&config, &*tools.meter, state.path().join("instances"));
+    let (instances, owner) = instances::start(settings, tools, journal).await?;
+
+    let goodbye = CancellationToken::new();
+    let api = Api::new(about, instances.clone(), goodbye.clone());
+    let server = tokio::spawn(api::serve(listener, api.clone(), goodbye.clone()));
+    let announcement = announce::Announcement { name: config.node.name, listen, node, accelerator };
+    let announcer = tokio::spawn(announce::run(announcement, config.discovery, api, goodbye.clone()));
+    let running = Running { server, announcer, owner, instances, goodbye, keep: parts.keep };
+    tracing::info!(%listen, %node, "cloudlet is ready");
+    on_ready(&Ready { listen, node });
+    running.until(stop).await
+    // `state` is unlocked here, when nothing of the daemon runs any more.
+}
+
+struct Running {
+    server: JoinHandle<io::Result<()>>,
+    announcer: JoinHandle<()>,
+    owner: instances::Running,
+    instances: Instances,
+    goodbye: CancellationToken,
+    keep: Keep,
+}
+
+impl Running {
+    /// Waits for the end and brings it about in order. A part that ended by itself ends the others.
+    async fn until(mut self, stop: CancellationToken) -> Result<(), Error> {
+        let (mut server, mut owner) = (None, None);
+        tokio::select! {
+            () = stop.cancelled() => {}
+            ended = &mut self.server => server = Some(ended.err()),
+            ended = self.owner.ended() => owner = Some(ended.err()),
+        }
+        tracing::info!("cloudlet shuts down");
+        self.goodbye.cancel();
+        let served = async {
+            if server.is_none() && tokio::time::timeout(FAREWELL_LIMIT, &mut self.server).await.is_err() {
+                tracing::warn!("some connections did not end in time and are cut");
+                self.server.abort();
+            }
+        };
+        let stopped = async {
+            if owner.is_some() {
+                return None;
+            }
+            // An owner that ends meanwhile says why below.
+            let _ = self.instances.shutdown(self.keep).await;
+            self.owner.ended().await.err()
+        };
+        let ((), panic, announcer) = tokio::join!(served, stopped, self.announcer);
+        let ended = |part, source| Err(Error::Ended { part, source });
+        match (server, owner, panic, announcer) {
+            (Some(source), ..) => ended("HTTP server", source),
+            (_, Some(source), ..) => ended("instances' owner", source),
+            (_, _, Some(panic), _) => ended("instances' owner", Some(panic)),
+            (.., Err(panic)) => ended("announcer", Some(panic)),
+            (None, None, None, Ok(())) => Ok(()),
+        }
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => Error::PortTaken(address),
+        _ => Error::Listen { address, source },
+    })
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(Error::Panic)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a new node's id must differ from every other node's")]
+fn system_generator() -> impl rand::Rng {
+    rand::rng()
+}
+
+fn settings(config: &Config, meter: &dyn Meter, directory: PathBuf) -> Settings {
+    let instances = &config.instances;
+    let promised = f64::from(meter.cpu_total_millis()) * instances.cpu_overcommit;
+    let limits = Limits {
+        max_instances: instances.max,
+        memory_total_bytes: meter.memory().total_bytes,
+        memory_reserve_bytes: instances.memory_reserve_mib.saturating_mul(1 << 20),
+        // Saturates at the ends, as `as` does; the configuration allows 0.1 to 100.
+        cpu_millis: promised as u64,
+        idle_stop: Duration::from_secs(instances.idle_stop_s),
+        user_timeout: Some(instances.user_timeout_s).filter(|&s| s > 0).map(Duration::from_secs),
+        start_limit: Duration::from_secs(instances.start_limit_s),
+    };
+    Settings {
+        limits,
+        bind: config.api.listen.ip(),
+        directory,
+        mission_ends: config.mission.ends_unix_s().map(Duration::from_secs),
+    }
+}

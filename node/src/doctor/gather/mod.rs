@@ -1,0 +1,53 @@
+//! Looking at the machine. Every look leaves it as it was.
+
+mod host;
+mod images;
+mod multicast;
+mod port;
+mod virtualisation;
+
+pub use host::TOOLS;
+
+use super::Facts;
+use super::facts::Discovery;
+use crate::config::Config;
+
+/// Looks at everything, for a cloudlet with this configuration. Takes seconds; `step` is told what is being done.
+pub fn facts(config: &Config, step: &mut dyn FnMut(&str)) -> Facts {
+    let virtualisation = virtualisation::virtualisation(config, step);
+    step("looking at the network");
+    let discovery = Discovery {
+        enabled: config.discovery.enabled,
+        wanted: config.discovery.interfaces.clone(),
+        interfaces: multicast::interfaces(),
+    };
+    let port = (config.api.listen, port::state(config.api.listen, config.local_api()));
+    step("reading the images");
+    let images = images::images(config);
+    Facts {
+        virtualisation,
+        memory: host::memory(config),
+        disks: host::disks(config),
+        discovery,
+        port,
+        tools: host::tools(),
+        state_dir: host::state_dir(&config.node.state_dir),
+        now_unix_s: host::now_unix_s(),
+        images,
+    }
+}
+
+/// An error with all its causes in one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        // Errors that are transparent repeat the words of their source.
+        if !text.ends_with(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    text
+}

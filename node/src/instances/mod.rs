@@ -1,0 +1,196 @@
+//! Runs the instances: the driver of [`crate::lifecycle`].
+//!
+//! One task owns the core ([`owner`]); [`Instances`] is the handle that everybody else has. What the core wants done
+//! is done by child tasks ([`tasks`]), each of which ends with exactly one input for the core, also when it panics.
+//! Records of instances go to disk through one thread ([`journal`]); a VM is only started once the record that names it
+//! is there. [`startup`] picks up what an earlier daemon left.
+//!
+//! ```text
+//!   Instances ──Ask──► owner ──effects──► tasks ──► hypervisor, images, health checks
+//!   (handles)            │ ▲                │
+//!                        │ └─────Input──────┘
+//!                        ├──► journal (sled)
+//!                        └──► broadcast of changes
+//! ```
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use handheld::api::{Load, Sharing};
+use migration::{Hypervisor, VmId};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use vm_images::ServiceId;
+
+use crate::lifecycle::{Created, Instance, Keep, Limits, Refused, Request, Token};
+
+mod catalogue;
+pub(crate) mod clock;
+pub mod health;
+pub mod host;
+pub mod images;
+pub mod journal;
+mod owner;
+pub mod record;
+mod startup;
+mod tasks;
+
+pub use catalogue::Catalogue;
+pub use host::{Meter, SystemMeter};
+pub use images::{Images, Offer, StoreImages};
+pub use journal::Journal;
+pub use startup::{Running, StartError, start};
+
+/// Requests that may wait for the owner, which answers each in microseconds. More means that it is stuck, and then
+/// askers wait.
+const ASKS: usize = 256;
+/// Changes that a listener may lag behind before it misses some. A start makes four; guess.
+const CHANGES: usize = 1024;
+
+/// How instances are run.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What may be given to instances, and for how long.
+    pub limits: Limits,
+    /// Address on which forwarded ports are opened.
+    pub bind: IpAddr,
+    /// Directory with one directory for each instance.
+    pub directory: PathBuf,
+    /// When the mission ends, time since 1970 UTC.
+    pub mission_ends: Option<Duration>,
+}
+
+/// What the driver works with.
+#[derive(Clone)]
+pub struct Tools {
+    /// Runs the VMs.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// Where images come from.
+    pub images: Arc<dyn Images>,
+    /// What the host has free.
+    pub meter: Arc<dyn Meter>,
+}
+
+/// A handle on all instances; clones are handles on the same.
+#[derive(Clone)]
+pub struct Instances {
+    asks: mpsc::Sender<Ask>,
+    catalogue: Catalogue,
+    meter: Arc<dyn Meter>,
+}
+
+/// Why an instance was not started; nothing has changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No image of that service is in the store.
+    #[error("there is no service '{service}' here; GET /api/v1/services lists what there is")]
+    UnknownService {
+        /// What was asked for.
+        service: ServiceId,
+    },
+    /// There is an image, but it does not run on this host.
+    #[error("{0}")]
+    Unusable(String),
+    /// The image store cannot be read.
+    #[error("the images of this cloudlet cannot be listed")]
+    Catalogue(#[source] images::Error),
+    /// It does not fit, or nothing is started any more.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The owner task has ended: the daemon is on its way out.
+    #[error("this cloudlet is shutting down; ask another one")]
+    Gone,
+}
+
+pub(crate) enum Ask {
+    Start(Request, oneshot::Sender<Result<(Instance, Created), Refused>>),
+    Get(VmId, Option<Token>, oneshot::Sender<Option<Instance>>),
+    Release(VmId, Token, oneshot::Sender<Option<Instance>>),
+    ForceStop(VmId, oneshot::Sender<Option<Instance>>),
+    List(oneshot::Sender<Vec<Instance>>),
+    Subscribe(oneshot::Sender<Subscription>),
+    Load(oneshot::Sender<Load>),
+    Shutdown(Keep, oneshot::Sender<()>),
+}
+
+/// The present state of every instance, and every change from then on.
+pub struct Subscription {
+    /// Now.
+    pub present: Vec<Instance>,
+    /// From now on.
+    pub changes: broadcast::Receiver<Arc<Instance>>,
+}
+
+impl Instances {
+    /// Asks for an instance of a service, for the first time or again. Returns at once; the instance may be far from
+    /// ready.
+    pub async fn start(
+        &self,
+        service: &ServiceId,
+        token: Token,
+        sharing: Sharing,
+    ) -> Result<(Instance, Created), Error> {
+        let offer = self.catalogue.find(service).await.map_err(Error::Catalogue)?;
+        let Some(offer) = offer else { return Err(Error::UnknownService { service: service.clone() }) };
+        if let Some(why) = offer.unusable {
+            return Err(Error::Unusable(why));
+        }
+        let request = Request {
+            vm: VmId(uuid::Uuid::new_v4()),
+            token,
+            // A service for one user at a time has nothing to share.
+            sharing: if offer.service.max_users > 1 { sharing } else { Sharing::Private },
+            service: offer.service,
+            unix_ms: clock::unix_ms(),
+            memory_available_bytes: self.meter.memory().available_bytes,
+        };
+        self.ask(|reply| Ask::Start(request, reply)).await?.map_err(Error::Refused)
+    }
+
+    /// One instance. With a token also says that this client still uses it.
+    pub async fn get(&self, vm: VmId, token: Option<Token>) -> Result<Option<Instance>, Error> {
+        self.ask(|reply| Ask::Get(vm, token, reply)).await
+    }
+
+    /// A client no longer uses an instance; the last one stops it.
+    pub async fn release(&self, vm: VmId, token: Token) -> Result<Option<Instance>, Error> {
+        self.ask(|reply| Ask::Release(vm, token, reply)).await
+    }
+
+    /// Stops an instance whoever uses it.
+    pub async fn force_stop(&self, vm: VmId) -> Result<Option<Instance>, Error> {
+        self.ask(|reply| Ask::ForceStop(vm, reply)).await
+    }
+
+    /// Every instance, also those that ended lately.
+    pub async fn list(&self) -> Result<Vec<Instance>, Error> {
+        self.ask(Ask::List).await
+    }
+
+    /// The present state of every instance, and every change from then on; nothing is missed in between.
+    pub async fn subscribe(&self) -> Result<Subscription, Error> {
+        self.ask(Ask::Subscribe).await
+    }
+
+    /// How busy the cloudlet is.
+    pub async fn load(&self) -> Result<Load, Error> {
+        self.ask(Ask::Load).await
+    }
+
+    /// What can be started.
+    pub async fn offers(&self) -> Result<Arc<Vec<Offer>>, Error> {
+        self.catalogue.offers().await.map_err(Error::Catalogue)
+    }
+
+    /// Starts nothing more and stops what is not to be kept; returns when that is done and the records are closed.
+    pub async fn shutdown(&self, keep: Keep) -> Result<(), Error> {
+        self.ask(|reply| Ask::Shutdown(keep, reply)).await
+    }
+
+    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(ask(reply)).await.map_err(|_| Error::Gone)?;
+        answer.await.map_err(|_| Error::Gone)
+    }
+}

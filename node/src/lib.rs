@@ -1,0 +1,17 @@
+//! The cloudlet: daemon and operator's command line.
+//!
+//! * [`config`]: what can be configured; [`cli`]: what can be typed; [`doctor`]: what this machine can do.
+//! * [`daemon`]: puts together what runs: [`api`] for handhelds, [`instances`] of Service VMs, their announcement.
+//! * [`lifecycle`]: when an instance starts and ends, and who may have one. Pure.
+//! * [`images`]: building images; [`hypervisor`]: opening what runs VMs; [`demo`]: all of it, shown on real input.
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod demo;
+pub mod doctor;
+pub mod hypervisor;
+pub mod images;
+pub mod instances;
+pub mod lifecycle;

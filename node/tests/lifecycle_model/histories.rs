@@ -1,0 +1,126 @@
+//! Histories told by hand.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use migration::VmId;
+use node::lifecycle::{CHECKS_FAILED_MAX, ENDED_MAX, Input, Outcome, Phase};
+
+use super::world::{Op, World, token};
+
+/// A history by hand, up to an instance that is ready.
+fn ready(world: &mut World, sharing_private: bool) -> VmId {
+    world.apply(&Op::Start { token: 0, service: 0, private: sharing_private, available: 1000 });
+    for _ in 0..3 {
+        world.apply(&Op::Answer { which: 0, good: true });
+    }
+    let instance = world.core.instances().next().unwrap();
+    assert!(matches!(instance.phase, Phase::Ready { .. }), "{instance:?}");
+    instance.vm
+}
+
+#[test]
+fn not_ready_before_both_the_clock_is_right_and_the_service_answered() {
+    for first in [0, 1] {
+        let mut world = World::new();
+        world.apply(&Op::Start { token: 0, service: 0, private: false, available: 1000 });
+        world.apply(&Op::Answer { which: 0, good: true });
+        world.apply(&Op::Answer { which: first, good: true });
+        assert!(matches!(world.core.instances().next().unwrap().phase, Phase::Checking { .. }));
+        world.now += Duration::from_millis(250);
+        world.apply(&Op::Answer { which: 0, good: true });
+        let instance = world.core.instances().next().unwrap();
+        assert!(matches!(instance.phase, Phase::Ready { .. }));
+        assert_eq!(instance.ready_after_ms, Some(250));
+    }
+}
+
+#[test]
+fn a_lease_that_ran_out_starts_the_idle_countdown_and_its_client_may_come_back() {
+    let mut world = World::new();
+    let vm = ready(&mut world, true);
+    world.apply(&Op::Pass { seconds: 301 });
+    assert!(world.core.instance(vm).unwrap().users.is_empty());
+    // Somebody else gets one of their own, the owner its old one.
+    world.apply(&Op::Start { token: 1, service: 0, private: true, available: 1000 });
+    world.apply(&Op::Start { token: 0, service: 0, private: true, available: 1000 });
+    assert!(world.core.instance(vm).unwrap().users.contains_key(&token(0)));
+    assert_eq!(world.core.instances().count(), 2);
+
+    world.apply(&Op::Pass { seconds: 301 });
+    world.apply(&Op::Pass { seconds: 61 });
+    let instance = world.core.instance(vm).unwrap();
+    assert!(matches!(instance.phase, Phase::Stopping { outcome: Outcome::Stopped, .. }), "{instance:?}");
+    assert_eq!(instance.reason.as_deref(), Some("nobody used it for 60 s"));
+}
+
+#[test]
+fn a_renewed_lease_does_not_run_out() {
+    let mut world = World::new();
+    let vm = ready(&mut world, true);
+    for _ in 0..10 {
+        world.apply(&Op::Pass { seconds: 200 });
+        world.apply(&Op::Renew { token: 0, instance: 0 });
+        // Its health checks are answered meanwhile.
+        while !world.open.is_empty() {
+            world.apply(&Op::Answer { which: 0, good: true });
+        }
+    }
+    assert_eq!(world.core.instance(vm).unwrap().users.len(), 1);
+}
+
+#[test]
+fn a_ready_service_may_miss_some_checks_but_not_all() {
+    let mut world = World::new();
+    let vm = ready(&mut world, true);
+    for n in 1..=CHECKS_FAILED_MAX {
+        assert!(matches!(world.core.instance(vm).unwrap().phase, Phase::Ready { .. }), "check {n}");
+        world.apply(&Op::Pass { seconds: 10 });
+        world.apply(&Op::Answer { which: 0, good: false });
+    }
+    let instance = world.core.instance(vm).unwrap();
+    assert!(matches!(instance.phase, Phase::Stopping { outcome: Outcome::Failed, .. }));
+    assert!(instance.reason.as_ref().unwrap().contains("health checks in a row"));
+}
+
+#[test]
+fn a_vm_that_began_after_the_question_is_not_dead() {
+    let mut world = World::new();
+    world.apply(&Op::Pass { seconds: 5 });
+    let vm = ready(&mut world, true);
+    let listed = |asked_at| Input::Listed { asked_at, running: BTreeMap::new() };
+    let mut out = Vec::new();
+    world.core.step(world.now, listed(Duration::from_secs(4)), &mut out);
+    assert!(world.core.instance(vm).unwrap().is_live());
+    world.core.step(world.now, listed(Duration::from_secs(6)), &mut out);
+    assert!(!world.core.instance(vm).unwrap().is_live());
+}
+
+#[test]
+fn memory_that_a_clone_already_uses_is_not_counted_twice() {
+    let mut world = World::new();
+    ready(&mut world, true);
+    // 500 available, 100 reserved, 150 claimed of which nothing is known to be used.
+    assert_eq!(world.core.free(500).memory_bytes, 250);
+    world.apply(&Op::List);
+    // 40 of them are used, so they are missing from the 500 already.
+    assert_eq!(world.core.free(500).memory_bytes, 290);
+    // Whatever is available, no more is promised than there is.
+    assert_eq!(world.core.free(5000).memory_bytes, 750);
+}
+
+#[test]
+fn ended_instances_are_visible_for_a_while_and_few() {
+    let mut world = World::new();
+    for _ in 0..ENDED_MAX + 5 {
+        world.apply(&Op::Start { token: 0, service: 0, private: true, available: 1000 });
+        world.apply(&Op::Answer { which: 0, good: false });
+        world.apply(&Op::Answer { which: 0, good: true });
+    }
+    assert_eq!(world.core.instances().count(), ENDED_MAX);
+    assert!(world.core.instances().all(|i| i.reason.as_deref() == Some("told to fail")));
+    world.apply(&Op::Pass { seconds: 299 });
+    assert_eq!(world.core.instances().count(), ENDED_MAX);
+    world.apply(&Op::Pass { seconds: 2 });
+    assert_eq!(world.core.instances().count(), 0);
+}
