@@ -10,7 +10,7 @@
 //! | `GET /services/{id}` | | [`Service`], or 404 |
 //! | `POST /instances` | [`Start`] | [`Instance`]: 201 when this request created it, 200 when it was there |
 //! | `GET /instances` | | `[Instance]` |
-//! | `GET /instances/{id}` | | [`Instance`], or 404 |
+//! | `GET /instances/{id}?client_token=…` | | [`Instance`], or 404; with the token, the client is known to be there still |
 //! | `DELETE /instances/{id}?client_token=…` | | [`Instance`]: that client no longer uses it; the last one stops it |
 //! | `DELETE /instances/{id}?force=true` | | [`Instance`]: stopped whoever uses it |
 //! | `GET /events` | | server-sent [`Event`]s: the present state of every instance, then each change |

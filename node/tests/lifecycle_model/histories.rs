@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use migration::VmId;
-use node::lifecycle::{CHECKS_FAILED_MAX, ENDED_MAX, Input, Outcome, Phase};
+use node::lifecycle::{CHECKS_FAILED_MAX, ENDED_MAX, Input, Outcome, Phase, Seen};
 
 use super::world::{Op, World, token};
 
@@ -94,6 +94,20 @@ fn a_vm_that_began_after_the_question_is_not_dead() {
     assert!(world.core.instance(vm).unwrap().is_live());
     world.core.step(world.now, listed(Duration::from_secs(6)), &mut out);
     assert!(!world.core.instance(vm).unwrap().is_live());
+}
+
+#[test]
+fn a_vm_that_was_not_yet_resumed_when_it_was_looked_at_does_not_stand_still() {
+    let mut world = World::new();
+    world.apply(&Op::Pass { seconds: 5 });
+    let vm = ready(&mut world, true);
+    let paused = Seen { executing: false, backed_bytes: 0 };
+    let listed = |asked_at| Input::Listed { asked_at, running: BTreeMap::from([(vm, paused)]) };
+    let mut out = Vec::new();
+    world.core.step(world.now, listed(Duration::from_secs(4)), &mut out);
+    assert!(world.core.instance(vm).unwrap().is_live());
+    world.core.step(world.now, listed(Duration::from_secs(6)), &mut out);
+    assert!(world.core.instance(vm).unwrap().reason.as_ref().unwrap().contains("stands still"));
 }
 
 #[test]
