@@ -36,7 +36,9 @@ fn main() -> anyhow::Result<ExitCode> {
         daemon.time_one("warming up").await?;
         let mut ready = Figures::new("Cached VM: request to service answers, ms");
         for run in 0..runs {
-            ready.add(daemon.time_one(&format!("cached {run}")).await?);
+            let took = daemon.time_one(&format!("cached {run}")).await?;
+            eprintln!("cached {} of {runs}: {took:.0} ms", run + 1);
+            ready.add(took);
         }
         anyhow::Ok(ready)
     })?;

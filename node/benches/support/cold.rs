@@ -44,6 +44,7 @@ pub fn boots(runs: usize, figures: &mut Figures) -> anyhow::Result<()> {
         let took = start.elapsed().as_secs_f64() * 1000.0;
         opened.hypervisor.stop(vm)?;
         answered?;
+        eprintln!("cold boot {} of {runs}: {took:.0} ms", run + 1);
         figures.add(took);
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::sync::Once;
 
 use virt::connect::Connect;
 
-use super::Error;
+use super::{Error, reaper};
 
 /// Longest directory of an embedded driver, bytes. libvirt's longest socket below it is
 /// `/lib/qemu/domain-NNNNN-cvm-XXXXXXXXXXXX/monitor.sock`, 52 bytes, and the kernel takes 107 in all.
@@ -54,6 +54,7 @@ pub(super) fn open(uri: &Uri) -> Result<Connect, Error> {
     start_event_loop()?;
     if let Uri::Embedded(root) = uri {
         prepare_root(root)?;
+        reaper::start();
     }
     Connect::open(Some(&uri.to_string())).map_err(|error| Error::Hypervisor {
         doing: "cannot open libvirt",

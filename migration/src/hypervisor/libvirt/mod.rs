@@ -28,6 +28,7 @@ mod host;
 pub mod kvm;
 mod monitor;
 mod qemu_log;
+mod reaper;
 mod suspend;
 mod wait;
 mod xml;
@@ -135,6 +136,15 @@ impl Libvirt {
         std::fs::read_to_string(file).ok()?.trim().parse().ok()
     }
 
+    /// Waits until libvirt has forgotten the VM. One that is merely no longer active is still being cleaned up after,
+    /// and until that has ended no other can have its id.
+    fn is_gone(&self, vm: VmId, limit: Duration) -> bool {
+        let gone = wait::poll(wait::Deadline::after(limit), Duration::from_millis(5), || {
+            Ok::<_, Error>(matches!(self.domain(vm), Err(Error::NoSuchVm(_))).then_some(()))
+        });
+        matches!(gone, Ok(Some(())))
+    }
+
     fn wake(&self, domain: &Domain, spec: &CloneSpec) -> Result<(), Error> {
         monitor::load(domain, &spec.device_stream, LOAD_LIMIT)?;
         domain.resume().map_err(|error| libvirt_error("cannot resume the clone", &error))?;
@@ -189,14 +199,13 @@ impl Hypervisor for Libvirt {
         };
         // QEMU ends at once when its monitor says so; libvirt's own way takes about two seconds (measured).
         let _ = monitor::human(&domain, "cannot stop QEMU", "quit");
-        let gone = wait::poll(wait::Deadline::after(QUIT_LIMIT), Duration::from_millis(5), || {
-            Ok::<_, Error>((!domain.is_active().unwrap_or(false)).then_some(()))
-        })?;
-        if gone.is_none()
-            && let Err(error) = domain.destroy()
-            && domain.is_active().unwrap_or(false)
-        {
-            return Err(libvirt_error("cannot stop the VM", &error));
+        if !self.is_gone(vm, QUIT_LIMIT) {
+            let destroyed = domain.destroy();
+            if !self.is_gone(vm, QUIT_LIMIT)
+                && let Err(error) = destroyed
+            {
+                return Err(libvirt_error("cannot stop the VM", &error));
+            }
         }
         // libvirt keeps logs for ever, and removes only sockets that it has named itself. A left-over one is harmless.
         let sockets = self.sockets(vm).map(|Sockets { agent, clock }| [agent, clock]);

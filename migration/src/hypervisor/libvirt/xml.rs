@@ -27,6 +27,11 @@ const HOT_PLUG_PORTS: u32 = 2;
 /// twice as long to wake up (measured).
 const TRANSLATION_CACHE_MIB: u32 = 16;
 
+/// libvirt's name of QEMU's ability to tell each feature of a CPU as a property of its own. At every start libvirt would
+/// ask for some 460 of them, one after the other, which took 0.25 of the 0.35 s of a start (measured, libvirt 11.3); without
+/// it, libvirt asks for all in two questions.
+const CPU_BY_PROPERTY: &str = "cpu-unavailable-features";
+
 /// The domain of a guest that boots.
 pub(super) fn boot(spec: &BootSpec, owner: Owner, sockets: Option<&Sockets>) -> String {
     let kernel = format!(
@@ -149,7 +154,11 @@ fn domain(
     {
         let _ = write!(xml, "<qemu:arg value='{}'/>", attribute(argument));
     }
-    xml.push_str("</qemu:commandline></domain>");
+    xml.push_str("</qemu:commandline>");
+    let _ = write!(
+        xml,
+        "<qemu:capabilities><qemu:del capability='{CPU_BY_PROPERTY}'/></qemu:capabilities></domain>"
+    );
     xml
 }
 
