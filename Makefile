@@ -15,7 +15,7 @@ test: packages lint
 	target/debug/cloudlet image build all
 	cargo test --workspace --locked
 
-# Cached VM against cold boot, memory of idle clones, twenty at once; about 5 minutes.
+# Cached VM against cold boot, memory of idle clones, twenty at once; about 12 minutes, most of them cold boots.
 bench: packages
 	cargo build --release --locked -p node -p handheld
 	target/release/cloudlet image build all

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,10 @@ use super::{logging, setting, signals};
 use crate::config::Config;
 use crate::daemon::{self, Parts, Ready, StateDir};
 use crate::hypervisor::{self, DAEMON_ROOT};
+
+/// How long calls to the hypervisor that the daemon has given up may hold its end up. Guess; what they leave behind is
+/// found by the next start.
+const LAST_CALLS_LIMIT: Duration = Duration::from_secs(3);
 
 pub(super) fn run(flags: &Up, global: &Global, output: Output) -> Result<(), Failure> {
     let own = [("--listen", "api.listen", &flags.listen), ("--name", "node.name", &flags.name)];
@@ -38,7 +43,9 @@ pub(super) fn run(flags: &Up, global: &Global, output: Output) -> Result<(), Fai
     }
     let name = config.node.name.clone();
     let announced = |ready: &Ready| announce(ready, &name, output);
-    runtime.block_on(daemon::run(config, parts, stop, announced)).map_err(Failure::from)
+    let result = runtime.block_on(daemon::run(config, parts, stop, announced)).map_err(Failure::from);
+    runtime.shutdown_timeout(LAST_CALLS_LIMIT);
+    result
 }
 
 /// Said before the hypervisor is opened, which takes seconds. The daemon says the rest of what can be wrong.

@@ -58,10 +58,15 @@ fn receive(from: UnixStream, into: &SuspendFiles) -> Result<Split, Error> {
         File::create_new(&into.device_stream).map_err(|source| file_error(&into.device_stream, source))?;
     let mut device = BufWriter::new(device);
     let split = stream::split(from, MEMORY_BLOCK, &mut template, &mut device)
-        .map_err(|error| Error::Hypervisor { doing: DOING, message: error.to_string() })?;
+        .map_err(|error| Error::Hypervisor { doing: DOING, message: with_causes(&error) })?;
     template.into_file().map_err(|source| file_error(&into.template, source))?;
     device.flush().map_err(|source| file_error(&into.device_stream, source))?;
     Ok(split)
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn file_error(path: &Path, source: std::io::Error) -> Error {
