@@ -12,13 +12,11 @@ use nix::errno::Errno;
 use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::{Pid, getsid};
 
-use super::xml::EMULATOR;
-
 /// How long to wait before looking again where the kernel cannot say when: there is no child yet, or somebody else's
 /// has ended and is not reaped yet. A guess: well below the time that a VM takes to start or stop.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// Longest name of a process that the kernel keeps, bytes.
-const COMM_BYTES: usize = 15;
+/// How the names of QEMU's processes begin. libvirt also examines emulators of other machines, if they are installed.
+const EMULATORS: &str = "qemu-system-";
 
 /// Starts reaping, once in this process.
 pub(super) fn start() {
@@ -35,7 +33,7 @@ pub(super) fn start() {
                 if matches!(ended, Err(Errno::EINTR)) {
                     continue;
                 }
-                let reaped = ended.is_ok() && reap_detached(emulator());
+                let reaped = ended.is_ok() && reap_detached();
                 if !reaped {
                     std::thread::sleep(LOOK_AGAIN);
                 }
@@ -44,20 +42,14 @@ pub(super) fn start() {
     });
 }
 
-/// Reaps the ended children that have this name and are in another session than this process, as only detached ones are.
-fn reap_detached(name: &str) -> bool {
+/// Reaps the ended children that are QEMUs and in another session than this process, as only detached ones are.
+fn reap_detached() -> bool {
     let Ok(session) = getsid(None) else { return false };
     let ended = children().into_iter().filter(|child| {
         let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
-        is_ended_elsewhere(&stat, name, session)
+        is_ended_elsewhere(&stat, session)
     });
     ended.filter(|child| waitpid(*child, Some(WaitPidFlag::WNOHANG)).is_ok()).count() > 0
-}
-
-/// The name that the kernel keeps of the emulator's processes.
-fn emulator() -> &'static str {
-    let file = EMULATOR.rsplit('/').next().unwrap_or(EMULATOR);
-    &file[..file.len().min(COMM_BYTES)]
 }
 
 fn children() -> Vec<Pid> {
@@ -70,13 +62,13 @@ fn children() -> Vec<Pid> {
         .collect()
 }
 
-/// Whether a line of `/proc/PID/stat`, `PID (NAME) STATE PPID PGRP SESSION …`, is of an ended process of that name in
-/// another session.
-fn is_ended_elsewhere(stat: &str, name: &str, session: Pid) -> bool {
+/// Whether a line of `/proc/PID/stat`, `PID (NAME) STATE PPID PGRP SESSION …`, is of an ended QEMU in another
+/// session.
+fn is_ended_elsewhere(stat: &str, session: Pid) -> bool {
     let Some((_, rest)) = stat.split_once(" (") else { return false };
     let Some((found, rest)) = rest.rsplit_once(") ") else { return false };
     let mut fields = rest.split(' ');
-    let ended = found == name && fields.next() == Some("Z");
+    let ended = found.starts_with(EMULATORS) && fields.next() == Some("Z");
     ended
         && fields
             .nth(2)
@@ -89,16 +81,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_an_ended_process_of_that_name_in_another_session_is_reaped() {
+    fn only_an_ended_qemu_in_another_session_is_reaped() {
         for (stat, reaped) in [
             ("7 (qemu-system-x86) Z 1 6 6 0 -1", true),
+            ("7 (qemu-system-i38) Z 1 6 6 0 -1", true),
             ("7 (qemu-system-x86) S 1 6 6 0 -1", false),
             ("7 (qemu-system-x86) Z 1 6 5 0 -1", false),
             ("7 (mmdebstrap) Z 1 6 6 0 -1", false),
             ("7 (a) Z 1 6 6) Z 1 6 6", false),
             ("", false),
         ] {
-            assert_eq!(is_ended_elsewhere(stat, emulator(), Pid::from_raw(5)), reaped, "{stat}");
+            assert_eq!(is_ended_elsewhere(stat, Pid::from_raw(5)), reaped, "{stat}");
         }
     }
 }
