@@ -8,13 +8,20 @@
 //! A [`Scenario`] and a seed fix a run completely: the same two give the same [event log](world::Outcome::log), byte
 //! for byte.
 //!
-//! **Invariant:** no socket, no hypervisor, no clock and no unseeded random number in this crate's library;
-//! `.ci/checks/no-sockets` proves the first two from the dependency tree.
+//! Beside them stands what is not simulated: `lab` (feature `lab`, on by default) runs real programs in network
+//! namespaces over a radio [`medium`] that delays, loses and cuts as it is told.
+//!
+//! **Invariant:** without feature `lab`, there is no socket, no hypervisor, no clock and no unseeded random number in
+//! this crate's library; `.ci/checks/no-sockets` proves the first two from the dependency tree.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
+#![cfg_attr(not(feature = "lab"), forbid(unsafe_code))]
 
 pub mod contacts;
 pub mod engine;
+#[cfg(feature = "lab")]
+pub mod lab;
+pub mod medium;
 pub mod movement;
 pub mod provisioning;
 pub mod random;

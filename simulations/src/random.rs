@@ -19,6 +19,8 @@ pub enum Purpose {
     Workload = 2,
     /// What mission data handhelds collect, and when.
     MissionData = 3,
+    /// What the radio medium loses, delays and reorders.
+    Radio = 4,
 }
 
 /// The stream for `purpose` of node number `node` in a run with `seed`.
