@@ -1,14 +1,14 @@
 //! What a cloudlet says of itself.
 //!
-//! An [`Advert`] is the whole: cloudlets will gossip it (see [`crate::wire`]). A [`Summary`] is what fits a DNS-SD
+//! An [`Advert`] is the whole: cloudlets gossip it (see [`crate::wire`]). A [`Summary`] is what fits a DNS-SD
 //! TXT record (see [`crate::dnssd::txt`]) so that a handheld can tell cloudlets apart before it has asked any.
 //! Both are claims. Nothing may be trusted because an advert says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use vm_images::ServiceId;
 use vm_images::manifest::Accelerator;
+use vm_images::{ImageId, ServiceId};
 
 use crate::NodeId;
 
@@ -29,15 +29,56 @@ pub struct Advert {
     pub services: BTreeMap<ServiceId, Held>,
     /// Where it is, if it knows.
     pub position: Option<Position>,
+    /// Where it is going and how fast, if it knows.
+    pub motion: Option<Motion>,
+    /// Name of the mission that it belongs to.
+    pub mission: String,
+    /// Where handhelds reach its API: `https://10.0.0.7:8443`.
+    pub api: Vec<String>,
+    /// Where other cloudlets reach it: libp2p multiaddresses as text.
+    pub addresses: Vec<String>,
+    /// The image that serves each of [`Advert::services`].
+    pub images: BTreeMap<ServiceId, ImageId>,
+    /// Base images that it holds.
+    pub base_images: BTreeSet<ImageId>,
+    /// The cloudlets that it is connected with, and how well.
+    pub links: BTreeMap<NodeId, LinkQuality>,
+    /// What it runs on.
+    pub power: Power,
+    /// Whether it takes new work.
+    pub presence: Presence,
 }
 
 impl Advert {
+    /// An advert of a cloudlet that holds nothing, knows no place and has not counted yet.
+    pub fn new(node: NodeId, name: String, capabilities: Capabilities) -> Self {
+        Self {
+            node,
+            name,
+            sequence: 0,
+            load: Load::default(),
+            capabilities,
+            services: BTreeMap::new(),
+            position: None,
+            motion: None,
+            mission: String::new(),
+            api: Vec::new(),
+            addresses: Vec::new(),
+            images: BTreeMap::new(),
+            base_images: BTreeSet::new(),
+            links: BTreeMap::new(),
+            power: Power::Unknown,
+            presence: Presence::Serving,
+        }
+    }
+
     /// What fits a TXT record. `api_version` is the version of the HTTP API that the node speaks.
     pub fn summary(&self, api_version: u32) -> Summary {
         Summary {
             api_version,
             node: self.node,
             load: self.load,
+            tls: false,
             accelerator: Some(self.capabilities.accelerator),
             services: self.services.keys().cloned().collect(),
             services_left_out: 0,
@@ -74,6 +115,8 @@ impl Load {
 pub struct Capabilities {
     /// What executes guest code.
     pub accelerator: Accelerator,
+    /// Graphics processor that guests can use.
+    pub gpu: Gpu,
     /// Machine architecture of its guests as `uname -m` says it.
     pub architecture: String,
     /// Named CPU models that its guests can have.
@@ -85,6 +128,54 @@ pub struct Capabilities {
     /// Speed of guest code on one core, thousandths of a core under KVM of the machine that measured; `None`: not
     /// measured, and [`crate::selection`] goes by the accelerator.
     pub guest_speed_permille: Option<u32>,
+}
+
+/// A graphics processor for guests. No release offers one yet; the advert says so instead of leaving it open.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Gpu {
+    /// Guests have none.
+    #[default]
+    None,
+}
+
+/// How good the connection to a neighbour is, as this side measured it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LinkQuality {
+    /// Round trip, milliseconds; `None`: not measured yet.
+    pub rtt_ms: Option<u32>,
+    /// Bytes per second that a transfer got; `None`: there was none yet.
+    pub rate_bytes_per_s: Option<u64>,
+    /// Lost packets, thousandths; `None`: not measured.
+    pub loss_permille: Option<u16>,
+}
+
+/// What a cloudlet runs on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Power {
+    /// It does not know.
+    #[default]
+    Unknown,
+    /// Mains, or a running engine.
+    Mains,
+    /// A battery.
+    Battery {
+        /// Charge, 0 to 100.
+        percent: u8,
+        /// How long it will last at the present load, if known.
+        remaining: Option<Duration>,
+    },
+}
+
+/// Whether a cloudlet takes new work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Presence {
+    /// It does.
+    #[default]
+    Serving,
+    /// It finishes what it has and takes nothing new.
+    Draining,
+    /// It has said goodbye. Its last advert.
+    Left,
 }
 
 /// A service that a cloudlet holds.
@@ -121,6 +212,31 @@ impl Position {
     }
 }
 
+/// Movement over ground. The ranges are kept by [`Motion::new`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Motion {
+    heading_deg: f32,
+    speed_m_s: f32,
+}
+
+impl Motion {
+    /// A movement; `None` if a number is not finite or out of range (0 to 360 degrees, 0 to 400 m/s).
+    pub fn new(heading_deg: f32, speed_m_s: f32) -> Option<Self> {
+        let in_range = (0.0..=360.0).contains(&heading_deg) && (0.0..=400.0).contains(&speed_m_s);
+        in_range.then_some(Self { heading_deg, speed_m_s })
+    }
+
+    /// Degrees clockwise from north, 0 to 360.
+    pub fn heading_deg(&self) -> f32 {
+        self.heading_deg
+    }
+
+    /// Metres per second.
+    pub fn speed_m_s(&self) -> f32 {
+        self.speed_m_s
+    }
+}
+
 /// What of an advert fits a DNS-SD TXT record. Unsigned hints: good for showing and sorting, never for trusting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
@@ -130,6 +246,8 @@ pub struct Summary {
     pub node: NodeId,
     /// How busy it is. A record read from the network has whole MiB of memory and no queue length.
     pub load: Load,
+    /// Whether its API is TLS, for members of a mission only.
+    pub tls: bool,
     /// What executes guest code.
     pub accelerator: Option<Accelerator>,
     /// Services that it can start, as many as fitted.

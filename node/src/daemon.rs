@@ -24,6 +24,8 @@ use crate::api::{self, About, Api};
 use crate::config::Config;
 use crate::instances::{self, Instances, Journal, Meter, Settings, StoreImages, SystemMeter, Tools};
 use crate::lifecycle::{Keep, Limits};
+use crate::peers::{self, Local};
+use crate::trust::{self, Membership};
 
 mod announce;
 mod state_dir;
@@ -60,6 +62,8 @@ pub struct Ready {
     pub listen: SocketAddr,
     /// Its node id.
     pub node: NodeId,
+    /// Whether it speaks TLS with the members of a mission only.
+    pub tls: bool,
 }
 
 /// Why the daemon did not start, or did not end as it should.
@@ -71,6 +75,9 @@ pub enum Error {
     /// The node id cannot be read or made. Nothing was started.
     #[error("this node has no id")]
     NodeId(#[from] mesh::node_id::FileError),
+    /// This cloudlet belongs to no mission, or no longer. Nothing was started.
+    #[error(transparent)]
+    Trust(#[from] trust::Error),
     /// The port is taken. Nothing was started.
     #[error(
         "{0} is in use by another program, perhaps another cloudlet; stop that, or choose another port with --listen \
@@ -89,6 +96,9 @@ pub enum Error {
     /// The hypervisor does not say what it can run. Nothing was started.
     #[error("the hypervisor does not answer; `cloudlet doctor` says what is missing")]
     Hypervisor(#[source] HypervisorError),
+    /// The mesh cannot be started. Instances of an earlier daemon run on.
+    #[error(transparent)]
+    Peers(#[from] peers::Error),
     /// The records cannot be opened. Nothing was started.
     #[error(transparent)]
     Journal(#[from] instances::journal::Error),
@@ -118,6 +128,8 @@ pub async fn run(
 ) -> Result<(), Error> {
     let state = StateDir::lock(&config.node.state_dir)?;
     let node = NodeId::load_or_create(&state.path().join("node-id"), &mut system_generator())?;
+    let goodbye = CancellationToken::new();
+    let membership = Membership::open(&config, node, goodbye.clone())?;
     let listener = bind(config.api.listen).await?;
     let listen =
         listener.local_addr().map_err(|source| Error::Listen { address: config.api.listen, source })?;
@@ -134,20 +146,33 @@ pub async fn run(
     let journal = blocking(move || Journal::open(&path)).await??;
     let tools = Tools {
         hypervisor: parts.hypervisor,
-        images: Arc::new(StoreImages::new(parts.store, host)),
+        images: Arc::new(StoreImages::new(parts.store, host.clone())),
         meter: parts.meter,
     };
-    let settings = settings(&config, &*tools.meter, state.path().join("instances"));
+    let mut settings = settings(&config, &*tools.meter, state.path().join("instances"));
+    // Nobody could reach an instance once this cloudlet's certificate has expired.
+    let certified = membership.as_ref().map(|membership| Duration::from_secs(membership.ends_unix_s()));
+    settings.mission_ends = settings.mission_ends.into_iter().chain(certified).min();
     let (instances, owner) = instances::start(settings, tools, journal).await?;
 
-    let goodbye = CancellationToken::new();
-    let api = Api::new(about, instances.clone(), goodbye.clone());
+    let tls = membership.is_some();
+    let mesh = match &membership {
+        Some(membership) if config.mesh.enabled => {
+            let mission = membership.trust().with(|mission| mission.name().to_owned());
+            let name = config.node.name.clone();
+            let local = Local::new(node, name, mission, listen, host, instances.clone());
+            Some(peers::start(&config.mesh, config.mesh_listen(), membership, local, goodbye.clone())?)
+        }
+        _ => None,
+    };
+    let (peers, mesh) = mesh.unzip();
+    let api = Api::new(about, instances.clone(), goodbye.clone(), membership).among(peers);
     let server = tokio::spawn(api::serve(listener, api.clone(), goodbye.clone()));
-    let announcement = announce::Announcement { name: config.node.name, listen, node, accelerator };
+    let announcement = announce::Announcement { name: config.node.name, listen, node, accelerator, tls };
     let announcer = tokio::spawn(announce::run(announcement, config.discovery, api, goodbye.clone()));
-    let running = Running { server, announcer, owner, instances, goodbye, keep: parts.keep };
+    let running = Running { server, announcer, mesh, owner, instances, goodbye, keep: parts.keep };
     tracing::info!(%listen, %node, "cloudlet is ready");
-    on_ready(&Ready { listen, node });
+    on_ready(&Ready { listen, node, tls });
     running.until(stop).await
     // `state` is unlocked here, when nothing of the daemon runs any more.
 }
@@ -155,6 +180,7 @@ pub async fn run(
 struct Running {
     server: JoinHandle<io::Result<()>>,
     announcer: JoinHandle<()>,
+    mesh: Option<peers::Running>,
     owner: instances::Running,
     instances: Instances,
     goodbye: CancellationToken,
@@ -186,7 +212,12 @@ impl Running {
             let _ = self.instances.shutdown(self.keep).await;
             self.owner.ended().await.err()
         };
-        let ((), panic, announcer) = tokio::join!(served, stopped, self.announcer);
+        let left = async {
+            if let Some(mesh) = self.mesh {
+                mesh.ended().await;
+            }
+        };
+        let ((), panic, announcer, ()) = tokio::join!(served, stopped, self.announcer, left);
         let ended = |part, source| Err(Error::Ended { part, source });
         match (server, owner, panic, announcer) {
             (Some(source), ..) => ended("HTTP server", source),

@@ -2,6 +2,7 @@
 //!
 //! * [`config`]: what can be configured; [`cli`]: what can be typed; [`doctor`]: what this machine can do.
 //! * [`daemon`]: puts together what runs: [`api`] for handhelds, [`instances`] of Service VMs, their announcement.
+//! * [`trust`]: its place in the mission; [`peers`]: the other cloudlets.
 //! * [`lifecycle`]: when an instance starts and ends, and who may have one. Pure.
 //! * [`images`]: building images; [`hypervisor`]: opening what runs VMs; [`demo`]: all of it, shown on real input.
 
@@ -15,3 +16,5 @@ pub mod hypervisor;
 pub mod images;
 pub mod instances;
 pub mod lifecycle;
+pub mod peers;
+pub mod trust;

@@ -186,7 +186,7 @@ async fn every_mistake_is_answered_with_a_problem() {
     let post = daemon.client.http.post(daemon.client.url("/instances"));
     assert_eq!(post.body("x").send().await.unwrap().status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
     let root = daemon.client.base.replace("/api/v1", "/favicon.ico");
-    let problem: Problem = reqwest::get(root).await.unwrap().json().await.unwrap();
+    let problem: Problem = api_support::plain_http().get(root).send().await.unwrap().json().await.unwrap();
     assert_eq!(problem.code, Code::UnknownPath);
     let refused = daemon.client.http.put(daemon.client.url("/instances")).send().await.unwrap();
     assert!(refused.headers()["allow"].to_str().unwrap().contains("POST"));
@@ -233,9 +233,12 @@ async fn the_document_lists_exactly_what_the_router_answers() {
         "GET /api/v1/instances",
         "GET /api/v1/instances/{id}",
         "GET /api/v1/openapi.json",
+        "GET /api/v1/revocations",
         "GET /api/v1/services",
         "GET /api/v1/services/{id}",
         "POST /api/v1/instances",
+        "POST /api/v1/pairing",
+        "POST /api/v1/revocations",
     ];
     assert_eq!(listed, contract.map(str::to_owned).into());
 

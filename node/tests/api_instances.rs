@@ -32,7 +32,7 @@ async fn an_instance_starts_becomes_ready_and_stops_with_its_last_client() {
     assert_eq!(address.ip().to_string(), "127.0.0.1");
     assert_eq!(ready.users, 1);
     assert!(ready.ready_after_ms.is_some());
-    let answer = reqwest::get(format!("http://{address}/anything")).await.unwrap();
+    let answer = api_support::plain_http().get(format!("http://{address}/anything")).send().await.unwrap();
     assert_eq!(answer.text().await.unwrap(), "ok");
     // The guest wakes up in the past: its clock was set before anybody was told that it is ready.
     let vm = VmId(instance.id);

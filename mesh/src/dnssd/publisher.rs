@@ -313,6 +313,7 @@ mod tests {
             api_version: 1,
             node: crate::NodeId::from_bytes([1; 16]),
             load: crate::advert::Load::default(),
+            tls: false,
             accelerator: None,
             services: Default::default(),
             services_left_out: 0,

@@ -12,6 +12,7 @@
 //! | `mem` | memory that instances may claim / total, MiB | `14336/16384` |
 //! | `ins` | instances that run or start | `2` |
 //! | `acc` | what executes guest code | `kvm` or `tcg` |
+//! | `tls` | there and `1` if the API is TLS for members of a mission only; else absent | `1` |
 //! | `svc` | service ids, comma separated; `+n` at the end stands for n more that did not fit | `face,speech,+3` |
 //!
 //! `v`, `api` and `id` must be there. Unknown keys are ignored, and so are other values that make no sense: their
@@ -60,6 +61,9 @@ pub fn encode(summary: &Summary) -> Vec<(&'static str, String)> {
     ];
     if let Some(accelerator) = summary.accelerator {
         pairs.push(("acc", accelerator.to_string()));
+    }
+    if summary.tls {
+        pairs.push(("tls", "1".to_owned()));
     }
     pairs.push(("svc", join_services(summary)));
     pairs
@@ -111,6 +115,7 @@ pub fn decode<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Resul
         api_version,
         node,
         load: decode_load(value("cpu"), value("mem"), value("ins")),
+        tls: value("tls") == Some("1"),
         accelerator: value("acc").and_then(accelerator),
         services,
         services_left_out,
@@ -180,6 +185,7 @@ mod tests {
                 instances: 2,
                 queue_length: 0,
             },
+            tls: false,
             accelerator: Some(Accelerator::Kvm),
             services: services.iter().map(|service| service.parse().unwrap()).collect(),
             services_left_out: 0,
@@ -256,6 +262,7 @@ mod tests {
                 api_version: api, node: NodeId::from_bytes(id),
                 load: Load { cpu_used_millis: 0, cpu_total_millis: total, memory_free_bytes: memory,
                              memory_total_bytes: memory, instances, queue_length: 0 },
+                tls: true,
                 accelerator: Some(Accelerator::Tcg),
                 services: services.iter().map(|service| service.parse().unwrap()).collect(),
                 services_left_out: left_out,

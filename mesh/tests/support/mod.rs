@@ -88,6 +88,7 @@ pub fn summary(id: u8, instances: u32) -> Summary {
             instances,
             queue_length: 0,
         },
+        tls: false,
         accelerator: None,
         services: ["speech".parse().unwrap()].into(),
         services_left_out: 0,

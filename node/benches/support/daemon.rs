@@ -29,7 +29,7 @@ impl Daemon {
     pub fn start() -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         let mut child = Command::new(env!("CARGO_BIN_EXE_cloudlet"))
-            .args(["up", "--json", "--listen", "127.0.0.1:0", "--name", "bench"])
+            .args(["up", "--insecure", "--json", "--listen", "127.0.0.1:0", "--name", "bench"])
             // The benchmark starts more at once than a cloudlet of this size would admit.
             .args(["--set", "instances.cpu_overcommit=100", "--set", "discovery.enabled=false"])
             .arg("--state-dir")

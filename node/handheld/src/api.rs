@@ -14,7 +14,13 @@
 //! | `DELETE /instances/{id}?client_token=…` | | [`Instance`]: that client no longer uses it; the last one stops it |
 //! | `DELETE /instances/{id}?force=true` | | [`Instance`]: stopped whoever uses it |
 //! | `GET /events` | | server-sent [`Event`]s: the present state of every instance, then each change |
+//! | `POST /pairing` | [`ShowCode`] | [`PairingCode`]: for the cloudlet's own operator |
+//! | `GET /revocations` | | [`Revocations`] of the mission, as far as heard |
+//! | `POST /revocations` | [`Revocations`] | [`Heard`] |
 //! | `GET /openapi.json` | | the OpenAPI document |
+//!
+//! In a mission, all of it is TLS 1.3 with certificates of the mission on both sides; what each request needs to be
+//! allowed is in `THREATS.md`.
 //!
 //! Every error is a [`Problem`] with a fitting HTTP status.
 
@@ -66,6 +72,46 @@ pub struct Load {
     pub memory_total_bytes: u64,
     /// Instances that run or start.
     pub instances: u32,
+}
+
+/// A cloudlet of the mission, as another one knows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Peer {
+    /// Its node id, text form of `mesh::NodeId`.
+    pub node_id: String,
+    /// Its name for people.
+    pub name: String,
+    /// Whether it can be reached from the cloudlet that was asked.
+    pub reach: PeerReach,
+    /// Links on the shortest known way to it; 0 for the cloudlet itself and where there is no way.
+    pub hops: u16,
+    /// Measured round trip to a neighbour, milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// URLs of its API, as it says.
+    pub api: Vec<String>,
+    /// `kvm` or `tcg`: what executes guest code.
+    pub accelerator: String,
+    /// How busy it said it is.
+    pub load: Load,
+    /// Services that it can start.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    pub services: Vec<ServiceId>,
+}
+
+/// Whether a cloudlet can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum PeerReach {
+    /// It is the one that was asked.
+    Own,
+    /// By a link of its own.
+    Neighbour,
+    /// Through others.
+    Far,
+    /// Not at present.
+    Unreachable,
 }
 
 /// A service that a cloudlet offers.
@@ -216,10 +262,62 @@ pub enum Code {
     InsufficientResources,
     /// The image is damaged or cannot run on this host (500).
     UnusableImage,
+    /// The certificate does not allow this, was revoked, or has expired (403).
+    NotAllowed,
+    /// The cloudlet runs without a mission (409).
+    NoMission,
     /// The cloudlet is shutting down (503).
     ShuttingDown,
     /// Anything else that is the cloudlet's fault (500).
     Internal,
+}
+
+/// Asks for a pairing code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ShowCode {
+    /// What the new handheld may do, such as `use-services,operate`; without it, all that the cloudlet may grant.
+    #[serde(default)]
+    pub allow: Option<String>,
+}
+
+/// A code that a handheld can be paired with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PairingCode {
+    /// Eight digits.
+    pub code: String,
+    /// Addresses of this cloudlet at which the handheld can be paired, the likeliest first.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
+    pub addresses: Vec<SocketAddr>,
+    /// What the QR code says, for the first of the addresses.
+    pub invitation: String,
+    /// What the handheld will be allowed.
+    pub allow: String,
+    /// For how long the code is good, seconds.
+    pub seconds: u64,
+}
+
+/// Revocations of the mission.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Revocations {
+    /// In the encoding of `mesh::trust::revocation`, hexadecimal.
+    pub encoded: String,
+}
+
+/// What came of telling revocations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Heard {
+    /// New ones, which are kept.
+    pub new: usize,
+    /// Known ones.
+    pub known: usize,
+    /// Those that nobody signed who may.
+    pub refused: usize,
 }
 
 /// What was missing to admit an instance.

@@ -11,7 +11,7 @@ use vm_images::ServiceId;
 
 use crate::api::{self, Cloudlet, Event, Instance, Problem, Service, Start, State};
 use crate::http::{self, BodyError};
-use crate::{Error, Events, Refusal, Step, now};
+use crate::{Access, Error, Events, Refusal, Step, now};
 
 /// Longest answer that is read, bytes. A cloudlet with 100 services and 100 instances answers with about 60 KiB.
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
@@ -37,12 +37,22 @@ pub struct Client {
 }
 
 impl Client {
-    /// The cloudlet at `url`: `http://HOST:PORT`, or short `HOST:PORT`. Nothing is sent yet.
+    /// The cloudlet at `url`, which runs without a mission: `http://HOST:PORT`, or short `HOST:PORT`. Nothing is sent yet.
     pub fn new(url: &str) -> Result<Self, Error> {
+        Self::with(&Access::Insecure, url)
+    }
+
+    /// The cloudlet at `url`: `https://HOST:PORT` for a member of a mission, `http://HOST:PORT` without one, or short
+    /// `HOST:PORT`. Nothing is sent yet.
+    pub fn with(access: &Access, url: &str) -> Result<Self, Error> {
         let bad = || Error::Url(url.chars().take(200).collect());
-        let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+        let scheme = access.scheme();
+        let full = if url.contains("://") { url.to_owned() } else { format!("{scheme}://{url}") };
         let parsed = reqwest::Url::parse(&full).map_err(|_| bad())?;
-        let plain = parsed.scheme() == "http"
+        if matches!(parsed.scheme(), "http" | "https") && parsed.scheme() != scheme {
+            return Err(Error::Scheme { url: full, scheme });
+        }
+        let plain = parsed.scheme() == scheme
             && parsed.has_host()
             && matches!(parsed.path(), "" | "/")
             && parsed.query().is_none()
@@ -51,12 +61,18 @@ impl Client {
             return Err(bad());
         }
         let base = full.trim_end_matches('/').to_owned();
-        Ok(Self { http: http::client(None).map_err(Error::Http)?, base, peer: Arc::default() })
+        Ok(Self { http: http::client(access, None)?, base, peer: Arc::default() })
     }
 
-    /// The cloudlet at `address`, which may be an IPv6 link-local address with its scope. Nothing is sent yet.
+    /// The cloudlet at `address`, which runs without a mission. The address may be an IPv6 link-local one with its scope.
+    /// Nothing is sent yet.
     pub fn at(address: SocketAddr) -> Result<Self, Error> {
-        let (http, base) = http::endpoint(address).map_err(Error::Http)?;
+        Self::reaching(&Access::Insecure, address)
+    }
+
+    /// As [`Self::at`], with this access.
+    pub fn reaching(access: &Access, address: SocketAddr) -> Result<Self, Error> {
+        let (http, base) = http::endpoint(access, address)?;
         Ok(Self { http, base, peer: Arc::default() })
     }
 
@@ -73,6 +89,11 @@ impl Client {
             return Err(self.protocol(DOING, format!("it speaks version {}", cloudlet.api_version)));
         }
         Ok(cloudlet)
+    }
+
+    /// The cloudlets of the mission that it knows, itself first.
+    pub async fn peers(&self) -> Result<Vec<api::Peer>, Error> {
+        self.ask("list the other cloudlets", self.request(Method::GET, "/peers")).await
     }
 
     /// The services that it offers.
@@ -124,6 +145,38 @@ impl Client {
     pub async fn stop(&self, id: Uuid) -> Result<Instance, Error> {
         let request = self.request(Method::DELETE, &format!("/instances/{id}")).query(&[("force", "true")]);
         self.ask("stop an instance", request).await
+    }
+
+    /// Has the cloudlet show a pairing code. Only the cloudlet's own operator may ask.
+    pub async fn show_code(&self, ask: &api::ShowCode) -> Result<api::PairingCode, Error> {
+        self.ask("show a pairing code", self.request(Method::POST, "/pairing").json(ask)).await
+    }
+
+    /// Tells the cloudlet of revocations, encoded as in `mesh::trust::revocation`.
+    pub async fn revoke(&self, revocations: &api::Revocations) -> Result<api::Heard, Error> {
+        self.ask("hear revocations", self.request(Method::POST, "/revocations").json(revocations)).await
+    }
+
+    /// What the cloudlet knows to be revoked.
+    pub async fn revocations(&self) -> Result<api::Revocations, Error> {
+        self.ask("tell what is revoked", self.request(Method::GET, "/revocations")).await
+    }
+
+    /// Learns from the cloudlet what is revoked; says whether anything was new, which the caller then keeps. Who tells does
+    /// not matter: each revocation is signed by somebody who may revoke.
+    pub async fn hear_revocations(&self, trust: &mesh::trust::Trust) -> Result<bool, Error> {
+        const DOING: &str = "tell what is revoked";
+        let told = self.revocations().await?;
+        let encoded = hex::decode(&told.encoded).map_err(|error| self.protocol(DOING, error.to_string()))?;
+        let learned = trust.learn(&encoded).map_err(|error| self.protocol(DOING, error.to_string()))?;
+        if learned.refused > 0 {
+            tracing::warn!(
+                cloudlet = self.base,
+                refused = learned.refused,
+                "it tells of revocations that nobody signed who may"
+            );
+        }
+        Ok(learned.new > 0)
     }
 
     /// The stream of events: the present state of every instance first, then each change.
@@ -289,9 +342,7 @@ mod tests {
         ] {
             assert_eq!(Client::new(text).unwrap().url(), base);
         }
-        for bad in
-            ["", "https://a:1", "http://", "http://a/path", "http://u@a", "ftp://a", "http://a?x=1", "a b"]
-        {
+        for bad in ["", "http://", "http://a/path", "http://u@a", "ftp://a", "http://a?x=1", "a b"] {
             assert!(matches!(Client::new(bad), Err(Error::Url(_))), "{bad}");
         }
     }

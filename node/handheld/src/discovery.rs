@@ -17,7 +17,7 @@ use mesh::dnssd::{Browser, Event, Found, Interfaces};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::api::Cloudlet;
-use crate::{Client, Error, now};
+use crate::{Access, Client, Error, now};
 
 mod question;
 
@@ -34,8 +34,10 @@ const MAX_PROBES: usize = 16;
 const MAX_ADDRESSES: usize = 4;
 
 /// How to look for cloudlets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Search {
+    /// As whom.
+    pub access: Access,
     /// On which network interfaces.
     pub interfaces: Interfaces,
     /// For how long at most.
@@ -45,9 +47,14 @@ pub struct Search {
 }
 
 impl Default for Search {
-    /// Everywhere, until shortly after the first answer.
+    /// Everywhere, without a mission, until shortly after the first answer.
     fn default() -> Self {
-        Self { interfaces: Interfaces::Auto, limit: DISCOVERY_LIMIT, whole_time: false }
+        Self {
+            access: Access::Insecure,
+            interfaces: Interfaces::Auto,
+            limit: DISCOVERY_LIMIT,
+            whole_time: false,
+        }
     }
 }
 
@@ -82,13 +89,13 @@ pub async fn discover(search: &Search) -> Result<Vec<Reachable>, Error> {
             }
             Some(found) = asked.next(), if probes.len() < MAX_PROBES => {
                 if let Some(addresses) = hunt.untried(&found) {
-                    probes.push(probe(found.name, addresses).boxed());
+                    probes.push(probe(search.access.clone(), found.name, addresses).boxed());
                 }
             }
             event = browser.next(), if probes.len() < MAX_PROBES => match event {
                 Some(Event::Found(found) | Event::Updated(found)) => {
                     if let Some(addresses) = hunt.untried(&found) {
-                        probes.push(probe(found.name, addresses).boxed());
+                        probes.push(probe(search.access.clone(), found.name, addresses).boxed());
                     }
                 }
                 Some(Event::Removed { .. }) => {}
@@ -97,6 +104,28 @@ pub async fn discover(search: &Search) -> Result<Vec<Reachable>, Error> {
         }
     }
     hunt.result()
+}
+
+/// Cloudlets that publish themselves, without asking their APIs: hints of strangers, by name.
+pub async fn published(interfaces: &Interfaces) -> Result<Vec<Found>, Error> {
+    let mut browser = Browser::start(interfaces).map_err(Error::Discovery)?;
+    let mut asked = question::ask(interfaces).map_err(Error::Discovery)?;
+    let mut end = Instant::now() + DISCOVERY_LIMIT;
+    let mut found: BTreeMap<String, Found> = BTreeMap::new();
+    loop {
+        let one = tokio::select! {
+            () = sleep_until(end) => break,
+            Some(one) = asked.next() => one,
+            event = browser.next() => match event {
+                Some(Event::Found(one) | Event::Updated(one)) => one,
+                Some(Event::Removed { .. }) => continue,
+                None => break,
+            },
+        };
+        end = end.min(Instant::now() + SETTLING);
+        found.entry(one.name.clone()).or_insert(one);
+    }
+    Ok(found.into_values().collect())
 }
 
 /// The cloudlet that `client` speaks to, if it answers.
@@ -168,9 +197,15 @@ impl Hunt {
 }
 
 /// Asks at all addresses at once; the first answer counts.
-async fn probe(name: String, addresses: Vec<SocketAddr>) -> (String, Result<Reachable, Error>) {
-    let attempts =
-        addresses.into_iter().map(|address| async move { reach(Client::at(address)?).await }.boxed());
+async fn probe(
+    access: Access,
+    name: String,
+    addresses: Vec<SocketAddr>,
+) -> (String, Result<Reachable, Error>) {
+    let access = &access;
+    let attempts = addresses
+        .into_iter()
+        .map(|address| async move { reach(Client::reaching(access, address)?).await }.boxed());
     let limited = timeout(PROBE_LIMIT, select_ok(attempts));
     let result = match limited.await {
         Ok(Ok((reachable, _))) => Ok(reachable),

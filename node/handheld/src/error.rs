@@ -26,6 +26,17 @@ pub enum Error {
     /// An address of a cloudlet that is none.
     #[error("'{0}' is not the address of a cloudlet (http://HOST:PORT)")]
     Url(String),
+    /// An address for the other way of access: plain HTTP for a member of a mission, or TLS for who is none.
+    #[error("'{url}' is not what this handheld may use: {scheme} is")]
+    Scheme {
+        /// The address.
+        url: String,
+        /// `http` or `https`.
+        scheme: &'static str,
+    },
+    /// This handheld's certificate or key does not work.
+    #[error("this handheld's certificate cannot be used")]
+    Trust(#[source] mesh::trust::Error),
     /// Cloudlets answered, but none offers the service.
     #[error("no cloudlet offers '{service}'; {}", list_offered(.offered))]
     NotOffered {
@@ -146,6 +157,12 @@ impl Error {
                 multicast (UDP port 5353; many guest Wi-Fi networks do not), or name one: --cloudlet http://HOST:PORT"
                 .to_owned(),
             Self::Discovery(_) => "join a network, or name a cloudlet: --cloudlet http://HOST:PORT".to_owned(),
+            Self::Scheme { scheme: "https", .. } => {
+                "name it as https://HOST:PORT; a cloudlet without a mission is used with --insecure, for development only"
+                    .to_owned()
+            }
+            Self::Scheme { .. } => "leave out --insecure, and pair this handheld first: handheld pair".to_owned(),
+            Self::Trust(_) => "pair this handheld again: handheld pair".to_owned(),
             Self::Url(_) => "give it as http://HOST:PORT, for example http://192.168.1.10:8477".to_owned(),
             Self::NotOffered { .. } => "ask for one of those, or have the service's image added to a cloudlet \
                 (cloudlet image build, there)".to_owned(),

@@ -3,11 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::{Access, Error};
+
 /// Longest wait for a connection. Guess: ten times a slow link's round trip, short enough to go on to another cloudlet.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
-/// A client that goes straight to the local link. `pin` makes a host name stand for an address.
-pub fn client(pin: Option<(&str, SocketAddr)>) -> Result<reqwest::Client, reqwest::Error> {
+/// A client that goes straight to the local link, with the scheme that its URLs have. `pin` makes a host name stand for
+/// an address.
+pub fn client(access: &Access, pin: Option<(&str, SocketAddr)>) -> Result<reqwest::Client, Error> {
     let mut builder = reqwest::Client::builder()
         // A proxy of the enterprise cannot reach the link, and must not see what goes over it.
         .no_proxy()
@@ -17,18 +20,25 @@ pub fn client(pin: Option<(&str, SocketAddr)>) -> Result<reqwest::Client, reqwes
     if let Some((host, address)) = pin {
         builder = builder.resolve(host, address);
     }
-    builder.build()
+    let config = match access {
+        Access::Insecure => mesh::trust::tls::nobody(),
+        Access::Member(trust) => mesh::trust::tls::client(trust, None),
+    };
+    let secure = matches!(access, Access::Member(_));
+    builder = builder.https_only(secure).tls_backend_preconfigured(config.map_err(Error::Trust)?);
+    builder.build().map_err(Error::Http)
 }
 
 /// A client and the base URL for an address. A URL cannot say on which link an IPv6 link-local address is, so such an
 /// address gets a host name that only this client knows.
-pub fn endpoint(address: SocketAddr) -> Result<(reqwest::Client, String), reqwest::Error> {
+pub fn endpoint(access: &Access, address: SocketAddr) -> Result<(reqwest::Client, String), Error> {
+    let scheme = access.scheme();
     match address {
         SocketAddr::V6(v6) if v6.scope_id() != 0 => {
             let host = format!("link-{}.local", v6.scope_id());
-            Ok((client(Some((&host, address)))?, format!("http://{host}:{}", v6.port())))
+            Ok((client(access, Some((&host, address)))?, format!("{scheme}://{host}:{}", v6.port())))
         }
-        other => Ok((client(None)?, format!("http://{other}"))),
+        other => Ok((client(access, None)?, format!("{scheme}://{other}"))),
     }
 }
 
@@ -59,7 +69,7 @@ mod tests {
 
     #[test]
     fn link_local_addresses_get_a_name_and_others_stay_as_they_are() {
-        let url = |text: &str| endpoint(text.parse().unwrap()).unwrap().1;
+        let url = |text: &str| endpoint(&Access::Insecure, text.parse().unwrap()).unwrap().1;
         assert_eq!(url("192.0.2.1:80"), "http://192.0.2.1:80");
         assert_eq!(url("[2001:db8::1]:80"), "http://[2001:db8::1]:80");
         assert_eq!(url("[fe80::1%3]:80"), "http://link-3.local:80");

@@ -53,20 +53,24 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 pub mod api;
 mod client;
 mod discovery;
 mod error;
 mod events;
 mod http;
+mod pair;
 mod selection;
 mod session;
 pub mod speech;
 
+pub use access::Access;
 pub use client::Client;
-pub use discovery::{DISCOVERY_LIMIT, Reachable, Search, discover, reach};
+pub use discovery::{DISCOVERY_LIMIT, Reachable, Search, discover, published, reach};
 pub use error::{Error, Refusal};
 pub use events::Events;
+pub use pair::{PairError, Paired, Where, pair};
 pub use selection::{Surveyed, choose, survey};
 pub use session::{Done, Options, RunError, Session, Starting, Step, Timing, run_service};
 

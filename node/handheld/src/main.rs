@@ -84,5 +84,11 @@ fn next_step(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(RunError::Service(error)) = cause.downcast_ref::<RunError<speech::Error>>() {
         return error.next_step();
     }
+    if let Some(error) = cause.downcast_ref::<handheld::PairError>() {
+        return error.next_step();
+    }
+    if cause.is::<cli::pair::NotPaired>() {
+        return Some(cli::pair::NotPaired::next_step());
+    }
     cause.downcast_ref::<cli::run::BadFile>().and_then(cli::run::BadFile::next_step)
 }

@@ -167,7 +167,7 @@ impl Starting {
         let mut start = now();
         progress(Step::Discovering);
         let cloudlets = match &options.cloudlet {
-            Some(url) => vec![reach(Client::new(url)?).await?],
+            Some(url) => vec![reach(Client::with(&options.search.access, url)?).await?],
             None => discover(&options.search).await?,
         };
         timing.discovery_ms = ms_since(start);

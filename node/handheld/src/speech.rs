@@ -158,7 +158,8 @@ pub async fn recognize(address: SocketAddr, wav: Vec<u8>) -> Result<Recognition,
     let length = check(&wav).map_err(Error::Wav)?;
     let unreachable = |source: reqwest::Error| Error::Unreachable { address, source: source.without_url() };
     let protocol = |what: String| Error::Protocol { address, what };
-    let (client, base) = http::endpoint(address).map_err(unreachable)?;
+    let (client, base) =
+        http::endpoint(&crate::Access::Insecure, address).map_err(|error| protocol(error.to_string()))?;
     let request = client
         .post(format!("{base}/recognize"))
         .header("content-type", "audio/wav")

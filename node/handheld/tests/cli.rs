@@ -15,6 +15,8 @@ use stub::{Behaviour, Ready, Stub, wav};
 fn handheld() -> std::process::Command {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_handheld"));
     command.env_remove("HANDHELD_CLOUDLET").env_remove("HANDHELD_INTERFACE").stdin(Stdio::null());
+    // The stand-in speaks plain HTTP.
+    command.env("HANDHELD_INSECURE", "1");
     command
 }
 

@@ -55,6 +55,8 @@ fn handheld(namespace: &Namespace, arguments: &[&str]) -> (i32, String, String) 
         .args(["netns", "exec", &namespace.name, env!("CARGO_BIN_EXE_handheld")])
         .args(arguments)
         .env_remove("HANDHELD_CLOUDLET")
+        // The stand-ins speak plain HTTP.
+        .env("HANDHELD_INSECURE", "1")
         .stdin(Stdio::null())
         .output()
         .unwrap();

@@ -3,6 +3,9 @@
 //! One rule keeps slow and dead clients out: a connection on which this side has written nothing for
 //! [`SILENCE_LIMIT`] is closed. It covers a request that drips in byte by byte, a body that never comes, a client that does
 //! not read its answer, and an idle connection. Handlers answer at once and event streams are kept alive more often.
+//!
+//! In a mission, a connection is handed on only after its TLS handshake, so nothing behind this module ever sees a byte of
+//! somebody who is not a member. Handshakes run beside each other: one that is slow holds up nobody else.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,12 +16,19 @@ use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
+use mesh::trust::{Member, tls};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Arrival;
+use super::gate::Peer;
+use crate::trust::Membership;
 
 /// Most connections at a time; further ones wait in the kernel's queue. A handheld holds one or two. Guess.
 pub const MAX_CONNECTIONS: usize = 512;
@@ -26,15 +36,129 @@ pub const MAX_CONNECTIONS: usize = 512;
 /// 256 kbit/s.
 pub const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long a TLS handshake may take. Guess: two round trips and four kilobytes, at 8 kbit/s.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// Finished handshakes that wait to be served. The server takes them at once; guess.
+const FINISHED: usize = 16;
+
+/// What connections of members need.
+pub(super) struct Tls {
+    acceptor: TlsAcceptor,
+    membership: Membership,
+}
+
+impl Tls {
+    pub(super) fn new(membership: &Membership) -> Result<Self, mesh::trust::Error> {
+        let config = tls::server(membership.trust())?;
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), membership: membership.clone() })
+    }
+
+    /// The connection of a member; `None` for everybody else.
+    async fn shake_hands(self: Arc<Self>, raw: Raw) -> Option<(Connection, SocketAddr)> {
+        let Raw { stream, peer, place } = raw;
+        let failed = |error: &dyn std::fmt::Display| {
+            // Not louder: strangers must not be able to fill the log.
+            tracing::debug!(%peer, %error, "not a member");
+        };
+        let stream = match tokio::time::timeout(HANDSHAKE_LIMIT, self.acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                failed(&error);
+                return None;
+            }
+            Err(late) => {
+                failed(&late);
+                return None;
+            }
+        };
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        match self.membership.verify(chain) {
+            Ok(member) => {
+                let wire = Wire::Tls(Box::new(stream));
+                Some((Connection::new(wire, SILENCE_LIMIT, place, Some(Arc::new(member))), peer))
+            }
+            Err(refusal) => {
+                failed(&refusal);
+                None
+            }
+        }
+    }
+}
+
+/// A connection on which nothing was said yet.
+struct Raw {
+    stream: TcpStream,
+    peer: SocketAddr,
+    place: Option<OwnedSemaphorePermit>,
+}
+
 /// A listener whose connections keep to the limits.
 pub(super) struct Guarded {
+    address: io::Result<SocketAddr>,
+    source: Source,
+}
+
+enum Source {
+    Plain(Door),
+    /// Doors are watched by a task that ends with this listener.
+    Tls {
+        finished: mpsc::Receiver<(Connection, SocketAddr)>,
+        _task: AbortOnDropHandle<()>,
+    },
+}
+
+struct Door {
     listener: TcpListener,
     places: Arc<Semaphore>,
 }
 
+impl Door {
+    async fn open(&mut self) -> Raw {
+        // The semaphore is never closed; if it were, connections would go unlimited rather than unanswered.
+        let place = self.places.clone().acquire_owned().await.ok();
+        let (stream, peer) = Listener::accept(&mut self.listener).await;
+        // Answers are small; waiting to fill a packet would only delay them.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+        Raw { stream, peer, place }
+    }
+}
+
 impl Guarded {
-    pub(super) fn new(listener: TcpListener) -> Self {
-        Self { listener, places: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
+    /// With `tls`, for members only.
+    pub(super) fn new(listener: TcpListener, tls: Option<Tls>) -> Self {
+        let address = listener.local_addr();
+        let door = Door { listener, places: Arc::new(Semaphore::new(MAX_CONNECTIONS)) };
+        let source = match tls {
+            None => Source::Plain(door),
+            Some(tls) => {
+                let (sender, finished) = mpsc::channel(FINISHED);
+                let task = tokio::spawn(shake_all_hands(door, Arc::new(tls), sender));
+                Source::Tls { finished, _task: AbortOnDropHandle::new(task) }
+            }
+        };
+        Self { address, source }
+    }
+}
+
+async fn shake_all_hands(mut door: Door, tls: Arc<Tls>, sender: mpsc::Sender<(Connection, SocketAddr)>) {
+    let mut shaking = JoinSet::new();
+    loop {
+        tokio::select! {
+            raw = door.open() => {
+                shaking.spawn(tls.clone().shake_hands(raw));
+            }
+            Some(shaken) = shaking.join_next() => match shaken {
+                Ok(Some(member)) => {
+                    if sender.send(member).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => {}
+                Err(panic) => tracing::error!(%panic, "a TLS handshake panicked"),
+            },
+        }
     }
 }
 
@@ -43,38 +167,84 @@ impl Listener for Guarded {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
-        // The semaphore is never closed; if it were, connections would go unlimited rather than unanswered.
-        let place = self.places.clone().acquire_owned().await.ok();
-        let (stream, peer) = Listener::accept(&mut self.listener).await;
-        // Answers are small; waiting to fill a packet would only delay them.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        match &mut self.source {
+            Source::Plain(door) => {
+                let Raw { stream, peer, place } = door.open().await;
+                (Connection::new(Wire::Plain(stream), SILENCE_LIMIT, place, None), peer)
+            }
+            Source::Tls { finished, .. } => match finished.recv().await {
+                Some(member) => member,
+                // The task ended by a panic, which it has logged; nobody comes any more.
+                None => std::future::pending().await,
+            },
         }
-        (Connection::new(stream, SILENCE_LIMIT, place), peer)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        match &self.address {
+            Ok(address) => Ok(*address),
+            Err(error) => Err(error.kind().into()),
+        }
     }
 }
 
-impl Connected<IncomingStream<'_, Guarded>> for Arrival {
+impl Connected<IncomingStream<'_, Guarded>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Guarded>) -> Self {
-        Self(stream.io().stream.local_addr().ok().map(|address| address.ip().to_canonical()))
+        let connection = stream.io();
+        let address = connection.stream.tcp().local_addr();
+        let arrival = Arrival(address.ok().map(|address| address.ip().to_canonical()));
+        Self { arrival, member: connection.member.clone() }
     }
+}
+
+/// Bytes as they are, or as TLS carries them.
+enum Wire {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Wire {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+}
+
+/// Does the same on both kinds of wire.
+macro_rules! on_wire {
+    ($wire:expr, $stream:ident => $does:expr) => {
+        match $wire {
+            Wire::Plain(stream) => {
+                let $stream = Pin::new(stream);
+                $does
+            }
+            Wire::Tls(stream) => {
+                let $stream = Pin::new(stream.as_mut());
+                $does
+            }
+        }
+    };
 }
 
 /// A connection that does not outlast its silence.
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Wire,
+    member: Option<Arc<Member>>,
     limit: Duration,
     silence: Pin<Box<Sleep>>,
     _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Connection {
-    fn new(stream: TcpStream, limit: Duration, place: Option<OwnedSemaphorePermit>) -> Self {
-        Self { stream, limit, silence: Box::pin(tokio::time::sleep(limit)), _place: place }
+    fn new(
+        stream: Wire,
+        limit: Duration,
+        place: Option<OwnedSemaphorePermit>,
+        member: Option<Arc<Member>>,
+    ) -> Self {
+        Self { stream, member, limit, silence: Box::pin(tokio::time::sleep(limit)), _place: place }
     }
 
     fn silent<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
@@ -93,13 +263,13 @@ impl AsyncRead for Connection {
         if let Poll::Ready(over) = self.silent(cx) {
             return Poll::Ready(over);
         }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        on_wire!(&mut self.stream, stream => stream.poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        let written = on_wire!(&mut self.stream, stream => stream.poll_write(cx, buf));
         self.after_write(cx, written)
     }
 
@@ -108,20 +278,23 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let written = on_wire!(&mut self.stream, stream => stream.poll_write_vectored(cx, bufs));
         self.after_write(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        match &self.stream {
+            Wire::Plain(stream) => stream.is_write_vectored(),
+            Wire::Tls(stream) => stream.is_write_vectored(),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        on_wire!(&mut self.stream, stream => stream.poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        on_wire!(&mut self.stream, stream => stream.poll_shutdown(cx))
     }
 }
 
@@ -152,7 +325,7 @@ mod tests {
     async fn pair(limit: Duration) -> (Connection, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (Connection::new(listener.accept().await.unwrap().0, limit, None), client)
+        (Connection::new(Wire::Plain(listener.accept().await.unwrap().0), limit, None, None), client)
     }
 
     #[tokio::test]
@@ -197,8 +370,9 @@ mod tests {
 
     #[tokio::test]
     async fn further_connections_wait_until_one_ends() {
-        let mut guarded = Guarded::new(TcpListener::bind("127.0.0.1:0").await.unwrap());
-        guarded.places = Arc::new(Semaphore::new(1));
+        let mut guarded = Guarded::new(TcpListener::bind("127.0.0.1:0").await.unwrap(), None);
+        let Source::Plain(door) = &mut guarded.source else { unreachable!() };
+        door.places = Arc::new(Semaphore::new(1));
         let address = guarded.local_addr().unwrap();
         let (_one, _two) =
             (TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap());

@@ -10,6 +10,7 @@ use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use tokio_util::sync::CancellationToken;
 
+use super::gate::Standing;
 use super::problem::Failure;
 use super::{Api, Arrival, view};
 use crate::instances::Subscription;
@@ -31,10 +32,13 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 pub(super) async fn events(
     State(api): State<Api>,
     ConnectInfo(arrival): ConnectInfo<Arrival>,
+    ConnectInfo(standing): ConnectInfo<Standing>,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, axum::Error>>>, Failure> {
     let subscription = api.instances.subscribe().await?;
-    let frames =
-        stream(subscription, arrival, api.goodbye).map(|event| sse::Event::default().json_data(event));
+    let frames = stream(subscription, arrival, api.goodbye)
+        // Somebody who was revoked meanwhile hears no more.
+        .take_while(move |_| std::future::ready(standing.holds()))
+        .map(|event| sse::Event::default().json_data(event));
     Ok(Sse::new(frames).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 

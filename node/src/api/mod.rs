@@ -1,6 +1,7 @@
 //! The HTTP API, version 1. Its contract is [`handheld::api`]; this is the server.
 //!
-//! * [`connection`]: who may hold how many connections for how long
+//! * [`connection`]: who may hold how many connections for how long; TLS
+//! * [`gate`]: who may do what; [`mission`]: pairing and revocations
 //! * [`routes`], [`handlers`], [`events`]: what is answered, and the OpenAPI document made from the same
 //! * [`problem`], [`extract`]: every error is a [`handheld::api::Problem`]
 
@@ -12,11 +13,16 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::instances::{self, Instances};
+use crate::peers::Peers;
+use crate::trust::Membership;
 
 mod connection;
 mod events;
 mod extract;
+mod gate;
 mod handlers;
+mod mission;
+mod peers;
 mod problem;
 mod routes;
 mod view;
@@ -44,12 +50,27 @@ pub struct Api {
     instances: Instances,
     /// Cancelled when listeners to events are to be told farewell.
     goodbye: CancellationToken,
+    /// `None` lets everybody in.
+    membership: Option<Membership>,
+    /// `None` where there is no mesh.
+    peers: Option<Peers>,
 }
 
 impl Api {
-    /// An API over these instances. Streams of events end when `goodbye` is cancelled.
-    pub fn new(about: About, instances: Instances, goodbye: CancellationToken) -> Self {
-        Self { about: Arc::new(about), instances, goodbye }
+    /// An API over these instances, for the members of a mission, or for everybody. Streams of events end when `goodbye` is
+    /// cancelled.
+    pub fn new(
+        about: About,
+        instances: Instances,
+        goodbye: CancellationToken,
+        membership: Option<Membership>,
+    ) -> Self {
+        Self { about: Arc::new(about), instances, goodbye, membership, peers: None }
+    }
+
+    /// The same, with the other cloudlets.
+    pub fn among(self, peers: Option<Peers>) -> Self {
+        Self { peers, ..self }
     }
 
     /// What this cloudlet is and how busy it is.
@@ -70,8 +91,12 @@ impl Api {
 
 /// Answers requests on `listener` until `stop` is cancelled and those under way are answered.
 pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> std::io::Result<()> {
-    let service = router(api).into_make_service_with_connect_info::<Arrival>();
-    axum::serve(connection::Guarded::new(listener), service)
+    let tls = match &api.membership {
+        Some(membership) => Some(connection::Tls::new(membership).map_err(std::io::Error::other)?),
+        None => None,
+    };
+    let service = router(api).into_make_service_with_connect_info::<gate::Peer>();
+    axum::serve(connection::Guarded::new(listener, tls), service)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
 }

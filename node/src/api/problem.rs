@@ -20,6 +20,8 @@ impl Failure {
         let status = match code {
             Code::BadRequest => StatusCode::BAD_REQUEST,
             Code::UnknownService | Code::UnknownInstance | Code::UnknownPath => StatusCode::NOT_FOUND,
+            Code::NotAllowed => StatusCode::FORBIDDEN,
+            Code::NoMission => StatusCode::CONFLICT,
             Code::InsufficientResources | Code::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             Code::UnusableImage | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         };

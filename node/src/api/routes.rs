@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 
 use super::Api;
 use super::problem::Failure;
-use super::{events, handlers};
+use super::{events, gate, handlers, mission, peers};
 
 /// What all paths begin with.
 pub(super) const PREFIX: &str = "/api/v1";
@@ -28,6 +28,7 @@ pub(super) const PREFIX: &str = "/api/v1";
         (name = "cloudlet", description = "The cloudlet itself"),
         (name = "services", description = "What can be started"),
         (name = "instances", description = "What runs"),
+        (name = "mission", description = "Who belongs to the mission"),
     ),
 )]
 struct Info;
@@ -40,6 +41,9 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(handlers::instances, handlers::start))
         .routes(routes!(handlers::instance, handlers::leave))
         .routes(routes!(events::events))
+        .routes(routes!(mission::show_code))
+        .routes(routes!(mission::revocations, mission::hear))
+        .routes(routes!(peers::peers))
         .routes(routes!(handlers::openapi));
     OpenApiRouter::with_openapi(Info::openapi()).nest(PREFIX, v1)
 }
@@ -63,6 +67,8 @@ pub fn router(api: Api) -> Router {
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))
+        // Outermost, so that a stranger does not even learn which paths there are.
+        .layer(axum::middleware::from_fn_with_state(api.clone(), gate::check))
         .with_state(api)
 }
 

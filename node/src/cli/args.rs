@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{ArgAction, ArgGroup, Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
+use mesh::trust::Permissions;
 use uuid::Uuid;
 use vm_images::ServiceId;
 
@@ -74,6 +75,15 @@ pub enum Command {
     Image(Image),
     /// Start, examine and stop instances of services, through the running cloudlet
     Vm(Vm),
+    /// Make missions, enroll members, revoke them, pair handhelds
+    #[command(subcommand)]
+    Mission(Mission),
+    /// Show the other cloudlets of the mission, as the running cloudlet knows them
+    Mesh {
+        /// Address of a cloudlet [default: the one that the configuration describes]
+        #[arg(long, value_name = "URL")]
+        api: Option<String>,
+    },
     /// Show the main job on real input: build, start, find, recognise human speech; twice, with times
     Demo,
     /// Say what this machine can do, and how to fix what is missing
@@ -97,6 +107,105 @@ pub struct Up {
     /// Name for people
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+    /// Let everybody in, over plain HTTP and without a mission; for development only
+    #[arg(long)]
+    pub insecure: bool,
+}
+
+/// Commands about the mission.
+#[derive(Debug, Subcommand)]
+pub enum Mission {
+    /// Make a mission and its authority, whose directory may lie in a drawer afterwards
+    New {
+        /// New directory for the authority's key and what it issues
+        dir: PathBuf,
+        /// Name for people
+        #[arg(long, default_value = "mission")]
+        name: String,
+        /// How long the mission takes from now on, hours
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=8760))]
+        hours: u64,
+    },
+    /// Make this cloudlet's key, and a request for the mission's authority
+    Request {
+        /// File for the request [default: stdout]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// As the authority: sign what a cloudlet or a handheld asks for
+    Enroll {
+        /// The request
+        request: PathBuf,
+        /// Directory of the authority
+        #[arg(long, value_name = "DIR")]
+        authority: PathBuf,
+        /// File for the bundle, which the device joins with; it is secret
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// What the member may do: use-services, push-packages, operate, or none
+        #[arg(long, value_name = "LIST", default_value = "use-services")]
+        allow: Permissions,
+        /// Let this cloudlet enroll handhelds that may do this much [with no LIST: use-services]
+        #[arg(long, value_name = "LIST", num_args = 0..=1, default_missing_value = "use-services")]
+        may_enroll: Option<Permissions>,
+        /// Refuse unless the request is of this kind
+        #[arg(long)]
+        role: Option<RoleName>,
+        /// Hours from now until the certificate ends [default: with the mission]
+        #[arg(long)]
+        hours: Option<u64>,
+        /// Revoke what this cloudlet had before
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Make this cloudlet a member with the bundle that the authority made
+    Join {
+        /// The bundle
+        bundle: PathBuf,
+    },
+    /// Show this cloudlet's mission, or what an authority has issued
+    Show {
+        /// Directory of the authority
+        #[arg(long, value_name = "DIR")]
+        authority: Option<PathBuf>,
+    },
+    /// Revoke certificates: as the authority, or what this cloudlet has enrolled
+    Revoke {
+        /// Serial of a certificate; of the authority's own, also a node id or a name
+        what: String,
+        /// Directory of the authority [default: this cloudlet is the one that enrolled]
+        #[arg(long, value_name = "DIR")]
+        authority: Option<PathBuf>,
+        /// It is only no longer used; nobody else has its key
+        #[arg(long)]
+        unused: bool,
+        /// File for the revocations, for 'cloudlet mission accept' elsewhere
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Take in revocations from a file; the running cloudlet spreads them
+    Accept {
+        /// The file
+        revocations: PathBuf,
+    },
+    /// Have the running cloudlet show a code with which one handheld gets into the mission
+    Pair {
+        /// What the handheld may do [default: all that this cloudlet may grant]
+        #[arg(long, value_name = "LIST")]
+        allow: Option<Permissions>,
+        /// File for the QR code in SVG
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+    },
+}
+
+/// Kinds of members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum RoleName {
+    /// A cloudlet
+    Cloudlet,
+    /// A handheld
+    Handheld,
 }
 
 /// Commands about images.

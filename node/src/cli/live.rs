@@ -63,7 +63,12 @@ fn recorded(state_dir: &Path) -> Result<BTreeSet<ImageId>, Failure> {
 
 fn asked(config: &Config) -> anyhow::Result<BTreeSet<ImageId>> {
     let address = config.local_api().context("api.listen has port 0, so the cloudlet's port is not known")?;
-    let client = handheld::Client::at(address)?;
+    let access = if config.trust.insecure {
+        handheld::Access::Insecure
+    } else {
+        handheld::Access::load(&config.trust_home())?.context("this cloudlet belongs to no mission")?
+    };
+    let client = handheld::Client::reaching(&access, address)?;
     let answers: Result<(Cloudlet, Vec<Instance>), handheld::Error> =
         vm::block_on(async { Ok((client.cloudlet().await?, client.instances().await?)) })?;
     let (cloudlet, instances) = answers?;

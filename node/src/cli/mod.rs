@@ -16,6 +16,8 @@ mod doctor;
 mod image;
 mod live;
 mod logging;
+mod mesh;
+mod mission;
 pub mod output;
 pub mod progress;
 mod signals;
@@ -50,7 +52,9 @@ fn command(cli: Cli) -> Result<(), Failure> {
     match command {
         Command::Up(flags) => up::run(&flags, &global, output),
         Command::Image(action) => image::run(action, &global, output),
+        Command::Mission(action) => mission::run(action, &global, output),
         Command::Vm(vm) => vm::run(vm, &global, output),
+        Command::Mesh { api } => mesh::run(api.as_deref(), &global, output),
         Command::Demo => demo::run(&global, output),
         Command::Doctor => doctor::run(&global, output),
         Command::Config(action) => config::run(action, &global, output),

@@ -14,6 +14,7 @@ use super::{logging, setting, signals};
 use crate::config::Config;
 use crate::daemon::{self, Parts, Ready, StateDir};
 use crate::hypervisor::{self, DAEMON_ROOT};
+use crate::trust;
 
 /// How long calls to the hypervisor that the daemon has given up may hold its end up. Guess; what they leave behind is
 /// found by the next start.
@@ -21,18 +22,25 @@ const LAST_CALLS_LIMIT: Duration = Duration::from_secs(3);
 
 pub(super) fn run(flags: &Up, global: &Global, output: Output) -> Result<(), Failure> {
     let own = [("--listen", "api.listen", &flags.listen), ("--name", "node.name", &flags.name)];
-    let settings = own
+    let mut settings: Vec<_> = own
         .into_iter()
         .filter_map(|(flag, field, value)| Some(setting(flag, field, value.as_ref()?)))
         .collect();
+    if flags.insecure {
+        settings.push(setting("--insecure", "trust.insecure", "true"));
+    }
     let config = super::load(global, settings)?.config;
-    logging::start_daemon(global, &config.log);
+    logging::start_daemon(global, &config.log, config.trust.insecure);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let stop = CancellationToken::new();
     let stopping = stop.clone();
     signals::on_first(move || stopping.cancel())?;
     // Taken for a moment: a second daemon is told so at once, and a new directory is closed to others from the start.
     drop(StateDir::lock(&config.node.state_dir)?);
+    // The daemon says so as well, but only after the hypervisor was opened, which takes seconds.
+    if !config.trust.insecure && config.trust_home().load().map_err(trust::Error::Store)?.is_none() {
+        return Err(trust::Error::NoMission.into());
+    }
     let store = super::image::open(&config)?;
     port_is_free(config.api.listen)?;
     // Holds the lock of the embedded libvirt until the end.
@@ -67,7 +75,9 @@ fn open_hypervisor(config: &Config, output: Output) -> Result<hypervisor::Opened
 
 /// Says where it answers. A daemon does its work also where nobody reads that.
 fn announce(ready: &Ready, name: &str, output: Output) {
-    let text = || format!("cloudlet '{name}' answers at http://{} (node {})", ready.listen, ready.node);
-    let json = || json!({"name": name, "listen": ready.listen, "node_id": ready.node.to_string()});
+    let scheme = if ready.tls { "https" } else { "http" };
+    let text = || format!("cloudlet '{name}' answers at {scheme}://{} (node {})", ready.listen, ready.node);
+    let json =
+        || json!({"name": name, "listen": ready.listen, "node_id": ready.node.to_string(), "tls": ready.tls});
     let _ = output.result(text, json);
 }

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use handheld::Access;
 use handheld::Client;
 use handheld::api::{Instance, Sharing, Start, State};
 use serde_json::json;
@@ -36,11 +37,26 @@ pub(super) fn run(vm: Vm, global: &Global, output: Output) -> Result<(), Failure
     })?
 }
 
+/// The operator speaks to cloudlets as this cloudlet does: with its own key and certificate.
+pub(super) fn access(config: &Config) -> Result<Access, Failure> {
+    if config.trust.insecure {
+        return Ok(Access::Insecure);
+    }
+    match Access::load(&config.trust_home())? {
+        Some(access) => Ok(access),
+        None => Err(Failure::failed(
+            anyhow::anyhow!("this cloudlet belongs to no mission"),
+            "join one ('cloudlet mission --help'), or say --set trust.insecure=true if it runs with --insecure",
+        )),
+    }
+}
+
 /// A client of the cloudlet at `api`, or of the one that the configuration describes.
-fn client(config: &Config, api: Option<&str>) -> Result<Client, Failure> {
+pub(super) fn client(config: &Config, api: Option<&str>) -> Result<Client, Failure> {
+    let access = access(config)?;
     let client = match (api, config.local_api()) {
-        (Some(url), _) => Client::new(url),
-        (None, Some(address)) => Client::at(address),
+        (Some(url), _) => Client::with(&access, url),
+        (None, Some(address)) => Client::reaching(&access, address),
         (None, None) => {
             return Err(Failure::usage(
                 anyhow::anyhow!("api.listen has port 0, so the cloudlet's port is not known"),
@@ -60,7 +76,7 @@ pub(super) fn block_on<T>(future: impl Future<Output = T>) -> std::io::Result<T>
     Ok(runtime.block_on(future))
 }
 
-fn failure(error: handheld::Error) -> Failure {
+pub(super) fn failure(error: handheld::Error) -> Failure {
     let next = match &error {
         handheld::Error::Vanished { .. } => Some(
             "start the cloudlet with 'cloudlet up', or name another with --api http://HOST:PORT".to_owned(),

@@ -5,13 +5,17 @@ use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::{AcceleratorChoice, Api, Config, Discovery, Hypervisor, Instances, Log, Node};
+use super::{AcceleratorChoice, Api, Config, Discovery, Hypervisor, Instances, Log, Mesh, Node};
 
 /// Environment variables by name.
 pub type Environment = BTreeMap<OsString, OsString>;
 
 /// Port of the HTTP API: below the kernel's range for outgoing connections, otherwise a free choice.
 const API_PORT: u16 = 8477;
+/// Port of the pairing endpoint: the next one.
+const PAIRING_PORT: u16 = 8478;
+/// Port for other cloudlets: the one after that.
+const MESH_PORT: u16 = 8479;
 /// State directory of a process that has no home, such as a system service.
 const HOMELESS_STATE_DIR: &str = "/var/lib/cloudlet";
 /// Longest `node.name`, bytes.
@@ -90,6 +94,21 @@ impl Config {
         self.node.state_dir.join("image-key")
     }
 
+    /// Directory of this cloudlet's own key and certificates.
+    pub fn trust_home(&self) -> mesh::trust::Home {
+        mesh::trust::Home::at(self.node.state_dir.join("trust"))
+    }
+
+    /// Where handhelds are paired.
+    pub fn pairing_listen(&self) -> SocketAddr {
+        self.trust.pairing_listen.unwrap_or_else(|| SocketAddr::new(self.api.listen.ip(), PAIRING_PORT))
+    }
+
+    /// Where other cloudlets reach this one.
+    pub fn mesh_listen(&self) -> SocketAddr {
+        self.mesh.listen.unwrap_or_else(|| SocketAddr::new(self.api.listen.ip(), MESH_PORT))
+    }
+
     /// Address at which this cloudlet's API is reached from the same machine; `None` if its port is only chosen when
     /// it starts.
     pub fn local_api(&self) -> Option<SocketAddr> {
@@ -147,6 +166,12 @@ impl Default for Instances {
             user_timeout_s: 1800,
             start_limit_s: 60,
         }
+    }
+}
+
+impl Default for Mesh {
+    fn default() -> Self {
+        Self { enabled: true, listen: None, multicast: true, peers: Vec::new() }
     }
 }
 

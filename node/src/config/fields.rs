@@ -70,18 +70,20 @@ const fn computed(is: &'static str, example: &'static str, field: Field) -> Fiel
 }
 
 /// Sections in the order of the template, each with what it is about.
-pub const SECTIONS: [(&str, &str); 7] = [
+pub const SECTIONS: [(&str, &str); 9] = [
     ("node", "Who this cloudlet is and where it keeps things."),
     ("api", "The HTTP API."),
     ("discovery", "How handhelds find this cloudlet."),
     ("hypervisor", "What runs the VMs."),
     ("instances", "How instances of services are admitted and ended."),
     ("mission", "The mission that this cloudlet serves."),
+    ("trust", "Who may speak to this cloudlet: members of its mission, see 'cloudlet mission'."),
+    ("mesh", "The other cloudlets of the mission."),
     ("log", "What is logged."),
 ];
 
 /// Every field, in the order of the template.
-pub const FIELDS: [Field; 18] = [
+pub const FIELDS: [Field; 24] = [
     computed(
         "the host name",
         "truck-7",
@@ -191,6 +193,45 @@ pub const FIELDS: [Field; 18] = [
         field("mission", "ends", Kind::Moment, "When every instance is stopped and no new one is admitted."),
     ),
     field(
+        "trust",
+        "insecure",
+        Kind::Boolean,
+        "Let everybody in, over plain HTTP and without a mission. For development only.",
+    ),
+    computed(
+        "the API's address, port 8478",
+        "0.0.0.0:8478",
+        field(
+            "trust",
+            "pairing_listen",
+            Kind::Address,
+            "Where handhelds are paired while 'cloudlet mission pair' shows a code. Port 0 takes a free one.",
+        ),
+    ),
+    field("mesh", "enabled", Kind::Boolean, "Be in touch with the other cloudlets. Needs a mission."),
+    computed(
+        "the API's address, port 8479",
+        "0.0.0.0:8479",
+        field(
+            "mesh",
+            "listen",
+            Kind::Address,
+            "Where other cloudlets reach this one, by UDP (QUIC) and by TCP. Port 0 takes a free one.",
+        ),
+    ),
+    field(
+        "mesh",
+        "multicast",
+        Kind::Boolean,
+        "Call out for other cloudlets by multicast. Without it they are found at mesh.peers, or find this one.",
+    ),
+    field(
+        "mesh",
+        "peers",
+        Kind::Peers,
+        "Where some of the other cloudlets are, for networks without multicast.",
+    ),
+    field(
         "log",
         "filter",
         Kind::Filter { most_bytes: MAX_FILTER_BYTES },
@@ -228,6 +269,8 @@ mod tests {
         let mut config = Config::default();
         config.node.image_store = Some("/images".into());
         config.mission.ends = Some("2026-12-01T06:00:00Z".to_owned());
+        config.trust.pairing_listen = Some("0.0.0.0:8478".parse().unwrap());
+        config.mesh.listen = Some("0.0.0.0:8479".parse().unwrap());
         let table = toml::Table::try_from(config).unwrap();
         let mut in_struct: Vec<String> = Vec::new();
         for (section, keys) in &table {

@@ -10,6 +10,8 @@ use super::moment;
 
 /// Most interfaces that can be listed (guess).
 const MAX_INTERFACES: usize = 64;
+/// Most addresses of other cloudlets (guess).
+const MAX_PEERS: usize = 64;
 /// Longest name of a network interface, bytes (`IFNAMSIZ` - 1).
 const MAX_INTERFACE_BYTES: usize = 15;
 /// Longest hypervisor URI, bytes (guess).
@@ -36,6 +38,8 @@ pub enum Kind {
     Boolean,
     /// Names of network interfaces.
     Interfaces,
+    /// Addresses and ports of other cloudlets.
+    Peers,
     /// `embed`, or the URI of a libvirt daemon on this host.
     Hypervisor,
     /// One of these words.
@@ -66,7 +70,7 @@ pub enum Kind {
 impl Kind {
     /// Whether a list, so that text from outside is split at commas.
     fn is_list(self) -> bool {
-        matches!(self, Self::Interfaces)
+        matches!(self, Self::Interfaces | Self::Peers)
     }
 
     /// The value that a text from a flag or an environment variable stands for. Not yet checked; text that cannot be
@@ -101,6 +105,7 @@ impl Kind {
             (Self::Number { least, most }, Value::Float(n)) => (least..=most).contains(n),
             (Self::Moment, Value::Datetime(moment)) => return self.check(&Value::String(moment.to_string())),
             (Self::Interfaces, Value::Array(names)) => return check_interfaces(names, value),
+            (Self::Peers, Value::Array(peers)) => return check_peers(peers, value),
             (_, Value::String(text)) => return self.check_text(text).map(|()| value.clone()),
             _ => false,
         };
@@ -140,7 +145,9 @@ impl Kind {
                     .map(drop)
                     .map_err(|error| format!("not '{}' ({error})", excerpt(text)));
             }
-            Self::Boolean | Self::Interfaces | Self::Whole { .. } | Self::Number { .. } => false,
+            Self::Boolean | Self::Interfaces | Self::Peers | Self::Whole { .. } | Self::Number { .. } => {
+                false
+            }
         };
         if good { Ok(()) } else { Err(quoted()) }
     }
@@ -158,6 +165,9 @@ impl Kind {
             Self::Interfaces => format!(
                 "a list of at most {MAX_INTERFACES} interface names of at most {MAX_INTERFACE_BYTES} bytes, such as [\"eth0\"]"
             ),
+            Self::Peers => {
+                format!("a list of at most {MAX_PEERS} addresses with ports, such as [\"10.0.0.7:8479\"]")
+            }
             Self::Hypervisor => "\"embed\" or a URI such as \"qemu:///system\"".to_owned(),
             Self::Choice(words) => {
                 words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or ")
@@ -188,6 +198,17 @@ fn check_interfaces(names: &[Value], whole: &Value) -> Result<Value, String> {
         }
     }
     Ok(whole.clone())
+}
+
+fn check_peers(peers: &[Value], whole: &Value) -> Result<Value, String> {
+    if peers.len() > MAX_PEERS {
+        return Err(format!("not {} addresses", peers.len()));
+    }
+    let is_address = |peer: &&Value| peer.as_str().is_some_and(|peer| peer.parse::<SocketAddr>().is_ok());
+    match peers.iter().find(|peer| !is_address(peer)) {
+        Some(bad) => Err(format!("and {} is no address with a port", shown(bad))),
+        None => Ok(whole.clone()),
+    }
 }
 
 /// A value as a message shows it: its type if that explains more.
@@ -265,6 +286,9 @@ mod tests {
             (Kind::Interfaces, "", true),
             (Kind::Interfaces, "eth0/1", false),
             (Kind::Interfaces, "sixteen-bytes-xx", false),
+            (Kind::Peers, "10.0.0.7:8479,[::1]:1", true),
+            (Kind::Peers, "", true),
+            (Kind::Peers, "truck-7", false),
             (Kind::Boolean, "true", true),
             (Kind::Boolean, "yes", false),
             (Kind::Choice(&["auto", "kvm"]), "kvm", true),

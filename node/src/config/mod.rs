@@ -39,6 +39,10 @@ pub struct Config {
     pub instances: Instances,
     /// The mission that it serves.
     pub mission: Mission,
+    /// Who may speak to it.
+    pub trust: Trust,
+    /// The other cloudlets of the mission.
+    pub mesh: Mesh,
     /// What is logged.
     pub log: Log,
 }
@@ -132,6 +136,30 @@ pub struct Mission {
     /// When every instance is stopped and no new one is admitted, RFC 3339 with an offset, such as
     /// `2026-12-01T06:00:00Z`. Default: none.
     pub ends: Option<String>,
+}
+
+/// Who may speak to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Trust {
+    /// Whether everybody may, over plain HTTP. For development only. Default: false.
+    pub insecure: bool,
+    /// Where handhelds are paired while a code is shown. Port 0 takes a free one. Default: the API's address, port 8478.
+    pub pairing_listen: Option<SocketAddr>,
+}
+
+/// The other cloudlets of the mission.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mesh {
+    /// Whether to be in touch with them. Default: true. Without a mission there is no mesh.
+    pub enabled: bool,
+    /// Address and port for other cloudlets, UDP and TCP. Port 0 takes a free one. Default: the API's address, port 8479.
+    pub listen: Option<SocketAddr>,
+    /// Whether to call out for others by multicast. Default: true; false is for quiet missions and networks without it.
+    pub multicast: bool,
+    /// Where some of them are, `IP:PORT`, for networks without multicast. Default: none.
+    pub peers: Vec<String>,
 }
 
 /// What is logged.

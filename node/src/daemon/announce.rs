@@ -28,6 +28,7 @@ pub(super) struct Announcement {
     pub(super) listen: SocketAddr,
     pub(super) node: NodeId,
     pub(super) accelerator: Accelerator,
+    pub(super) tls: bool,
 }
 
 /// Publishes until `stop` is cancelled, then says farewell.
@@ -71,6 +72,7 @@ impl Announcement {
             node: self.node,
             load: in_steps(&cloudlet.load),
             accelerator: Some(self.accelerator),
+            tls: self.tls,
             services: cloudlet.services.into_iter().collect::<BTreeSet<_>>(),
             services_left_out: 0,
         })

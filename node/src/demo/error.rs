@@ -38,6 +38,9 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
+    /// The demo's mission cannot be made.
+    #[error("cannot make a mission for the demo")]
+    Mission(#[source] mesh::trust::Error),
     /// The handheld used somebody else's cloudlet.
     #[error(
         "the handheld chose the cloudlet '{found}', which also is on this network, instead of the demo's own '{wanted}'; stop that one, or show the demo elsewhere"

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
+use super::cloudlet::Cloudlet;
 use super::{Error, beside};
 
 /// Where the time went in one round, milliseconds.
@@ -47,11 +48,13 @@ struct Timing {
 /// Lets a handheld find a cloudlet and have `files` recognised there; gives the times and the words.
 pub(super) fn recognise(
     name: &'static str,
-    cloudlet: &str,
+    cloudlet: &Cloudlet,
     files: &[PathBuf],
 ) -> Result<(Round, Vec<String>), Error> {
     let program = beside("handheld")?;
-    let output = Command::new(&program)
+    let mut command = Command::new(&program);
+    cloudlet.as_handheld(&mut command);
+    let output = command
         .args(["run", "speech", "--json"])
         .args(files)
         .output()
@@ -62,8 +65,8 @@ pub(super) fn recognise(
     }
     let printed: Printed = serde_json::from_slice(&output.stdout)
         .map_err(|source| Error::Unexpected { program: program.clone(), source })?;
-    if printed.cloudlet != cloudlet {
-        return Err(Error::OtherCloudlet { wanted: cloudlet.to_owned(), found: printed.cloudlet });
+    if printed.cloudlet != cloudlet.name() {
+        return Err(Error::OtherCloudlet { wanted: cloudlet.name().to_owned(), found: printed.cloudlet });
     }
     let Timing { discovery_ms, selection_ms, provisioning_ms, ready_ms } = printed.timing;
     let recognition_ms = printed.results.iter().map(|heard| heard.took_ms).collect();

@@ -1,6 +1,6 @@
 //! `cloudlet demo`: the main job on real input, with the programs that users run.
 //!
-//! Builds what is missing, starts a cloudlet, lets a handheld find it by multicast and recognise human speech in a
+//! Builds what is missing, makes a mission, starts a cloudlet in it, pairs a handheld, lets a handheld find it by multicast and recognise human speech in a
 //! Service VM, twice; compares the words with what pocketsphinx gives outside any VM.
 
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use serde::Serialize;
 mod cloudlet;
 mod error;
 mod handheld;
+mod mission;
 
 use cloudlet::Cloudlet;
 pub use error::Error;
@@ -74,8 +75,12 @@ pub fn run(stage: &Stage, progress: &mut dyn FnMut(&str)) -> Result<Report, Erro
     let expected =
         files.iter().map(|file| expected_words(&stage.recipes, file)).collect::<Result<Vec<_>, _>>()?;
 
+    progress("making a mission of one hour");
+    mission::found(&stage.state_dir).map_err(Error::Mission)?;
     progress("starting a cloudlet");
     let cloudlet = Cloudlet::start(stage)?;
+    progress("pairing a handheld with a code");
+    cloudlet.pair()?;
     let mut rounds = Vec::new();
     let mut words = Vec::new();
     for name in ["first use", "warm"] {
@@ -83,7 +88,7 @@ pub fn run(stage: &Stage, progress: &mut dyn FnMut(&str)) -> Result<Report, Erro
             "{name}: a handheld finds the cloudlet and has {} recordings recognised",
             files.len()
         ));
-        let (round, heard) = handheld::recognise(name, cloudlet.name(), &files)?;
+        let (round, heard) = handheld::recognise(name, &cloudlet, &files)?;
         rounds.push(round);
         words = heard;
     }

@@ -30,7 +30,9 @@ impl Http {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         // A connection that is kept open would be part of the suspended guest.
-        let client = reqwest::Client::builder().pool_max_idle_per_host(0).no_proxy().build();
+        let tls = mesh::trust::tls::nobody().map_err(|error| broken(&error))?;
+        let builder = reqwest::Client::builder().tls_backend_preconfigured(tls);
+        let client = builder.pool_max_idle_per_host(0).no_proxy().build();
         Ok(Self {
             runtime: runtime.map_err(|error| broken(&error))?,
             client: client.map_err(|error| broken(&error))?,

@@ -75,6 +75,9 @@ impl World {
         config.node.state_dir = dir.path().join("state");
         config.api.listen = ([127, 0, 0, 1], 0).into();
         config.discovery.enabled = false;
+        // Those tests that are about trust make a mission.
+        config.trust.insecure = true;
+        config.trust.pairing_listen = Some(([127, 0, 0, 1], 0).into());
         config.instances.max = 64;
         config.instances.memory_reserve_mib = 24;
         config.instances.cpu_overcommit = 4.0;
@@ -157,7 +160,7 @@ impl Daemon {
         });
         match is_ready.recv() {
             Ok(listen) => {
-                let client = Client { base: format!("http://{listen}/api/v1"), http: reqwest::Client::new() };
+                let client = Client { base: format!("http://{listen}/api/v1"), http: plain_http() };
                 Ok(Self { client, stop, kill, thread: Some(thread) })
             }
             Err(_) => Err(thread.join().unwrap().unwrap().unwrap_err()),
@@ -189,6 +192,12 @@ impl Drop for Daemon {
             let _ = thread.join();
         }
     }
+}
+
+/// A client for plain HTTP.
+pub fn plain_http() -> reqwest::Client {
+    let builder = reqwest::Client::builder().no_proxy();
+    builder.tls_backend_preconfigured(mesh::trust::tls::nobody().unwrap()).build().unwrap()
 }
 
 /// Speaks to a daemon.

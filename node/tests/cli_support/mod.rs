@@ -42,6 +42,8 @@ impl World {
             .env("HOME", self.dir.path())
             .env("XDG_STATE_HOME", self.path("state"))
             .env("XDG_CONFIG_HOME", self.path("config"))
+            // Those tests that are about trust take it away.
+            .env("CLOUDLET_TRUST__INSECURE", "true")
             .current_dir(self.dir.path())
             .stdin(Stdio::null());
         command

@@ -74,6 +74,8 @@ impl Site {
             .env("CLOUDLET_NODE__STATE_DIR", &self.state)
             .env("CLOUDLET_NODE__IMAGE_STORE", self.images.root())
             .env("CLOUDLET_HYPERVISOR__ACCELERATOR", self.images.accelerator().to_string())
+            .env("CLOUDLET_TRUST__INSECURE", "true")
+            .env("HANDHELD_INSECURE", "1")
             .current_dir(self.dir.path())
             .stdin(Stdio::null());
         command

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mesh::NodeId;
-use mesh::advert::{Advert, Capabilities, Held, Load};
+use mesh::advert::{Advert, Capabilities, Gpu, Held, Load};
 use migration::VmId;
 use vm_images::ServiceId;
 use vm_images::manifest::Accelerator;
@@ -145,21 +145,19 @@ fn first_advert(node: NodeId, group: &Cloudlets, scenario: &Scenario) -> Advert 
         let held = Held { ready_instances: 0, ready_time: Some(ready_time) };
         (mechanism == Mechanism::CachedVm).then(|| (service.id.clone(), held))
     };
+    let capabilities = Capabilities {
+        accelerator: Accelerator::Kvm,
+        gpu: Gpu::None,
+        architecture: "x86_64".to_owned(),
+        cpu_models: BTreeSet::new(),
+        machines: BTreeSet::new(),
+        guest_systems: BTreeSet::new(),
+        guest_speed_permille: None,
+    };
     Advert {
-        node,
-        name: node.short(),
         sequence: 1,
-        load: Load::default(),
-        capabilities: Capabilities {
-            accelerator: Accelerator::Kvm,
-            architecture: "x86_64".to_owned(),
-            cpu_models: BTreeSet::new(),
-            machines: BTreeSet::new(),
-            guest_systems: BTreeSet::new(),
-            guest_speed_permille: None,
-        },
         services: scenario.services.iter().filter_map(cached).collect(),
-        position: None,
+        ..Advert::new(node, node.short(), capabilities)
     }
 }
 

@@ -37,10 +37,30 @@ pub struct Global {
     /// Print one JSON document instead of text.
     #[arg(long, global = true)]
     pub json: bool,
+    /// Speak plain HTTP with cloudlets that run without a mission. For development only.
+    #[arg(long, global = true, env = "HANDHELD_INSECURE", value_parser = clap::builder::FalseyValueParser::new())]
+    pub insecure: bool,
+    /// Where this handheld keeps its key and certificates [default: ~/.local/state/handheld].
+    #[arg(long, global = true, value_name = "DIR", env = "HANDHELD_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Get into a cloudlet's mission with the code that it shows ('cloudlet mission pair').
+    Pair {
+        /// Address of the cloudlet's pairing endpoint, HOST:PORT; or what its QR code says, 'cloudlet:pair?…'. Without it:
+        /// the cloudlet on the link.
+        place: Option<String>,
+        /// The code, eight digits; not needed with a QR code.
+        #[arg(long)]
+        code: Option<mesh::trust::pairing::Code>,
+        /// Name of this handheld for people [default: the host name].
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Show this handheld's mission and what it may do there.
+    Mission,
     /// List the cloudlets that answer: name, address, load, services.
     Discover {
         /// Listen for this long and list everyone (2s, 500ms). Without it: until shortly after the first answer.

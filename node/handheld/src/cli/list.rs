@@ -29,7 +29,7 @@ struct Discovered<'a> {
 
 /// Lists the cloudlets that answer.
 pub async fn discover(global: &Global, whole: Option<Duration>) -> anyhow::Result<()> {
-    let mut search = search(global);
+    let mut search = search(global)?;
     if let Some(limit) = whole {
         search.limit = limit;
         search.whole_time = true;
@@ -82,7 +82,7 @@ struct Offers<'a> {
 pub async fn services(global: &Global) -> anyhow::Result<()> {
     let spinner = Spinner::default();
     spinner.step("looking for cloudlets");
-    let found = cloudlets(global, &search(global)).await?;
+    let found = cloudlets(global, &search(global)?).await?;
     spinner.step("asking cloudlets for their services");
     let lists = join_all(found.iter().map(|one| one.client.services())).await;
     spinner.clear();
@@ -146,7 +146,7 @@ struct ExplainedTerm<'a> {
 pub async fn select(global: &Global, service: ServiceId, explain: bool) -> anyhow::Result<()> {
     let spinner = Spinner::default();
     spinner.step("looking for cloudlets");
-    let found = cloudlets(global, &search(global)).await?;
+    let found = cloudlets(global, &search(global)?).await?;
     spinner.step("asking cloudlets for the service");
     let surveyed = survey(&service, found).await;
     spinner.clear();

@@ -1,6 +1,6 @@
 //! The command line.
 
-use handheld::{Client, Options, Reachable, Search, discover, reach};
+use handheld::{Access, Client, Options, Reachable, Search, discover, reach};
 use mesh::dnssd::Interfaces;
 
 use args::{Arguments, Command, Global};
@@ -8,12 +8,15 @@ use args::{Arguments, Command, Global};
 pub mod args;
 pub mod list;
 pub mod output;
+pub mod pair;
 pub mod run;
 
 /// Does what was asked for.
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let global = &arguments.global;
     match arguments.command {
+        Command::Pair { place, code, name } => pair::pair(global, place, code, name).await,
+        Command::Mission => pair::show(global),
         Command::Discover { whole } => list::discover(global, whole).await,
         Command::Services => list::services(global).await,
         Command::Select { service, explain } => list::select(global, service, explain).await,
@@ -25,23 +28,58 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 /// How to look for cloudlets.
-fn search(global: &Global) -> Search {
-    Search { interfaces: Interfaces::from_names(&global.interface), ..Search::default() }
+fn search(global: &Global) -> anyhow::Result<Search> {
+    let interfaces = Interfaces::from_names(&global.interface);
+    Ok(Search { access: access(global)?, interfaces, ..Search::default() })
+}
+
+/// As whom to speak to cloudlets.
+fn access(global: &Global) -> anyhow::Result<Access> {
+    if global.insecure {
+        tracing::info!("INSECURE: plain HTTP; whoever is on the network reads and changes everything");
+        return Ok(Access::Insecure);
+    }
+    match Access::load(&pair::home(global)?)? {
+        Some(access) => Ok(access),
+        None => Err(pair::NotPaired.into()),
+    }
 }
 
 /// The named cloudlet, or those on the link.
 async fn cloudlets(global: &Global, search: &Search) -> Result<Vec<Reachable>, handheld::Error> {
-    match &global.cloudlet {
-        Some(url) => Ok(vec![reach(Client::new(url)?).await?]),
-        None => discover(search).await,
+    let found = match &global.cloudlet {
+        Some(url) => vec![reach(Client::with(&search.access, url)?).await?],
+        None => discover(search).await?,
+    };
+    if let Some(first) = found.first() {
+        hear(global, &search.access, &first.client).await;
+    }
+    Ok(found)
+}
+
+/// Takes in what a cloudlet knows to be revoked, so that the next contact with a captured one is refused. That this does
+/// not work is no reason not to do what was asked for.
+async fn hear(global: &Global, access: &Access, client: &Client) {
+    let Access::Member(trust) = access else { return };
+    let kept = match client.hear_revocations(trust).await {
+        Ok(true) => pair::home(global).and_then(|home| Ok(home.keep_revocations(trust)?)),
+        Ok(false) => Ok(()),
+        Err(error) => Err(error.into()),
+    };
+    if let Err(error) = kept {
+        tracing::info!("revocations were not heard: {error:#}");
     }
 }
 
 /// Options for a session.
-fn options(global: &Global, service: vm_images::ServiceId, start: &args::StartOptions) -> Options {
+fn options(
+    global: &Global,
+    service: vm_images::ServiceId,
+    start: &args::StartOptions,
+) -> anyhow::Result<Options> {
     let mut options = Options::new(service);
     options.cloudlet = global.cloudlet.clone();
-    options.search = search(global);
+    options.search = search(global)?;
     options.ready_limit = start.ready_within;
     if start.private {
         options.sharing = handheld::api::Sharing::Private;
@@ -49,5 +87,5 @@ fn options(global: &Global, service: vm_images::ServiceId, start: &args::StartOp
     if let Some(token) = &start.token {
         options.client_token = token.clone();
     }
-    options
+    Ok(options)
 }

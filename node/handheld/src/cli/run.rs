@@ -53,9 +53,9 @@ pub async fn run(global: &Global, service: RunService) -> anyhow::Result<()> {
     let RunService::Speech { files, keep, start } = service;
     // Everything that can be wrong with the files is found before a cloudlet does any work.
     let recordings = files.iter().map(|file| read(file)).collect::<Result<Vec<_>, _>>()?;
-    let options = options(global, "speech".parse()?, &start);
+    let options = options(global, "speech".parse()?, &start)?;
     let spinner = Spinner::default();
-    let session = open(&options, &spinner).await?;
+    let session = open(global, &options, &spinner).await?;
     let began = super::list::now();
     let result = tokio::select! {
         result = recognise_all(&session, recordings, &spinner) => result,
@@ -75,15 +75,15 @@ pub async fn run(global: &Global, service: RunService) -> anyhow::Result<()> {
 /// Starts a service and leaves it running.
 pub async fn start(global: &Global, service: ServiceId, start: &StartOptions) -> anyhow::Result<()> {
     let spinner = Spinner::default();
-    let options = options(global, service, start);
-    let session = open(&options, &spinner).await?;
+    let options = options(global, service, start)?;
+    let session = open(global, &options, &spinner).await?;
     spinner.clear();
     let report = Started::of(&session);
     if global.json { output::json(&report) } else { output::print(&report.text()) }
 }
 
 /// Opens a session; an interrupt while it waits gives the instance back.
-async fn open(options: &Options, spinner: &Spinner) -> anyhow::Result<Session> {
+async fn open(global: &Global, options: &Options, spinner: &Spinner) -> anyhow::Result<Session> {
     let starting = Starting::request(options, &|step| spinner.step(&step.to_string())).await?;
     spinner.step(&Step::Waiting.to_string());
     let ready = tokio::select! {
@@ -98,7 +98,9 @@ async fn open(options: &Options, spinner: &Spinner) -> anyhow::Result<Session> {
     if let Err(Error::Timeout { .. } | Error::Protocol { .. }) = &ready {
         starting.give_up().await;
     }
-    Ok(ready?)
+    let session = ready?;
+    super::hear(global, &options.search.access, &session.cloudlet().client).await;
+    Ok(session)
 }
 
 /// Waits for Ctrl-C.
@@ -133,9 +135,9 @@ pub async fn stop(global: &Global, id: Uuid, token: Option<String>) -> anyhow::R
 /// The cloudlet that has this instance.
 async fn holder(global: &Global, id: Uuid) -> anyhow::Result<Client> {
     if let Some(url) = &global.cloudlet {
-        return Ok(Client::new(url)?);
+        return Ok(Client::with(&super::access(global)?, url)?);
     }
-    for one in cloudlets(global, &search(global)).await? {
+    for one in cloudlets(global, &search(global)?).await? {
         if one.client.instance(id).await.is_ok() {
             return Ok(one.client);
         }

@@ -1,0 +1,37 @@
+//! As whom a handheld speaks to cloudlets.
+
+use std::path::PathBuf;
+
+use mesh::trust::{Error, Home, Trust};
+
+/// As whom a handheld speaks to cloudlets.
+#[derive(Debug, Clone)]
+pub enum Access {
+    /// As nobody, over plain HTTP, to cloudlets that run without a mission. For development only: whoever is on the
+    /// network reads and changes everything.
+    Insecure,
+    /// As a member of a mission, over TLS, to cloudlets of the same mission.
+    Member(Trust),
+}
+
+impl Access {
+    /// As the member that the directory holds; `None` if this handheld was never paired.
+    pub fn load(home: &Home) -> Result<Option<Self>, Error> {
+        Ok(home.load()?.map(Self::Member))
+    }
+
+    /// Where a handheld keeps its key and certificates unless told otherwise: `$XDG_STATE_HOME/handheld`, else
+    /// `~/.local/state/handheld`. `None` for a user without a home.
+    pub fn default_home() -> Option<Home> {
+        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
+        Some(Home::at(state?.join("handheld")))
+    }
+
+    pub(crate) fn scheme(&self) -> &'static str {
+        match self {
+            Self::Insecure => "http",
+            Self::Member(_) => "https",
+        }
+    }
+}

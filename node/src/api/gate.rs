@@ -1,0 +1,124 @@
+//! Who may do what. TLS has let members in and nobody else; here each request is checked against what the certificate
+//! allows, and against what has become known since the connection was opened.
+//!
+//! | request | needs |
+//! |---|---|
+//! | `GET` anything, `POST /instances`, `DELETE /instances/{id}?client_token=…`, `POST /revocations` | `use-services` |
+//! | `DELETE /instances/{id}?force=true` | `operate` |
+//! | `POST /pairing` | this cloudlet's own key: the operator at its console |
+//!
+//! This cloudlet's own key may do everything.
+
+use std::sync::Arc;
+
+use axum::extract::{ConnectInfo, Query, Request, State};
+use axum::http::Method;
+use axum::middleware::Next;
+use axum::response::Response;
+use handheld::api::Code;
+use mesh::trust::{Member, Permissions};
+
+use super::problem::Failure;
+use super::routes::PREFIX;
+use super::{Api, Arrival};
+use crate::trust::Membership;
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Peer {
+    pub(super) arrival: Arrival,
+    /// `None` on a plain connection.
+    pub(super) member: Option<Arc<Member>>,
+}
+
+/// A member whose standing can be asked for at any time; `None` where there is no mission.
+#[derive(Clone)]
+pub(super) struct Standing(pub(super) Option<(Membership, Arc<Member>)>);
+
+impl Standing {
+    /// Whether it is still a member.
+    pub(super) fn holds(&self) -> bool {
+        self.0.as_ref().is_none_or(|(membership, member)| membership.still(member).is_ok())
+    }
+}
+
+pub(super) async fn check(
+    State(api): State<Api>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Failure> {
+    let standing = match (&api.membership, peer.member) {
+        (None, _) => Standing(None),
+        (Some(membership), Some(member)) => {
+            allow(membership, &member, &request)?;
+            Standing(Some((membership.clone(), member)))
+        }
+        // The listener lets nobody through without a certificate; if that ever changed, this would hold.
+        (Some(_), None) => {
+            return Err(Failure::new(Code::NotAllowed, "a certificate of the mission is needed"));
+        }
+    };
+    request.extensions_mut().insert(ConnectInfo(peer.arrival));
+    request.extensions_mut().insert(ConnectInfo(standing));
+    Ok(next.run(request).await)
+}
+
+fn allow(membership: &Membership, member: &Member, request: &Request) -> Result<(), Failure> {
+    let refused = |refusal: mesh::trust::Refusal| Failure::new(Code::NotAllowed, refusal.to_string());
+    membership.still(member).map_err(refused)?;
+    if membership.is_own(member) {
+        return Ok(());
+    }
+    match needs(request) {
+        Some(permissions) => member.may(permissions).map_err(refused),
+        None => Err(Failure::new(Code::NotAllowed, "only the operator at this cloudlet may do this")),
+    }
+}
+
+/// What a request needs; `None` for what only the cloudlet's own operator may.
+fn needs(request: &Request) -> Option<Permissions> {
+    let path = request.uri().path().strip_prefix(PREFIX).unwrap_or_default();
+    match *request.method() {
+        Method::GET | Method::HEAD => Some(Permissions::USE_SERVICES),
+        Method::POST if matches!(path, "/instances" | "/revocations") => Some(Permissions::USE_SERVICES),
+        Method::DELETE if is_own_use(request) => Some(Permissions::USE_SERVICES),
+        Method::DELETE => Some(Permissions::OPERATE),
+        _ => None,
+    }
+}
+
+/// Whether a request plainly ends the client's own use of an instance. Read with the handlers' own parser: a name that
+/// is written in another way (`%66orce`) must not mean one thing here and another there.
+fn is_own_use(request: &Request) -> bool {
+    let Ok(Query(pairs)) = Query::<Vec<(String, String)>>::try_from_uri(request.uri()) else { return false };
+    pairs.iter().any(|(key, _)| key == "client_token") && pairs.iter().all(|(key, _)| key != "force")
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+
+    #[test]
+    fn every_request_needs_something() {
+        let needs = |method: &str, uri: &str| {
+            needs(
+                &Request::builder().method(method).uri(format!("/api/v1{uri}")).body(Body::empty()).unwrap(),
+            )
+        };
+        assert_eq!(needs("GET", "/instances"), Some(Permissions::USE_SERVICES));
+        assert_eq!(needs("POST", "/instances"), Some(Permissions::USE_SERVICES));
+        assert_eq!(needs("DELETE", "/instances/1?client_token=a"), Some(Permissions::USE_SERVICES));
+        for forced in ["?force=true", "?client_token=a&force=true", "?client_token=a&%66orce=true", ""] {
+            assert_eq!(
+                needs("DELETE", &format!("/instances/1{forced}")),
+                Some(Permissions::OPERATE),
+                "{forced}"
+            );
+        }
+        assert_eq!(needs("POST", "/pairing"), None);
+        assert_eq!(needs("PUT", "/instances"), None);
+    }
+}

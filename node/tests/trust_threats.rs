@@ -1,0 +1,31 @@
+//! `THREATS.md` names a test for everything that it calls stopped. Those tests must be there.
+#![allow(clippy::unwrap_used, reason = "a test stops at the first thing that goes wrong")]
+
+use std::path::Path;
+
+/// Every `file::function` of a test in the text.
+fn named(text: &str) -> Vec<(&str, &str)> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    quoted.filter(|word| word.starts_with("trust_")).filter_map(|word| word.split_once("::")).collect()
+}
+
+#[test]
+fn every_test_that_the_threats_name_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let text = std::fs::read_to_string(root.join("THREATS.md")).unwrap();
+    let tests = named(&text);
+    assert!(tests.len() > 30, "{}", tests.len());
+    for (file, function) in tests {
+        let source = ["mesh/tests", "node/tests", "node/handheld/tests"]
+            .into_iter()
+            .find_map(|place| std::fs::read_to_string(root.join(place).join(format!("{file}.rs"))).ok());
+        let source = source.unwrap_or_else(|| panic!("there is no test file {file}.rs"));
+        assert!(source.contains(&format!("fn {function}(")), "{file}.rs has no test '{function}'");
+    }
+    // Each row of a table in which something is stopped names one, or says who will.
+    for row in text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| attack")) {
+        let last = row.trim_end_matches('|').rsplit('|').next().unwrap();
+        let says = last.contains("trust_") || last.contains("mesh::") || last.contains("by construction");
+        assert!(says, "no test: {row}");
+    }
+}

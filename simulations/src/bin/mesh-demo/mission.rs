@@ -1,0 +1,55 @@
+//! The mission's authority: enrolls cloudlets, revokes.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+use simulations::lab::Lab;
+
+use super::cloudlet::Cloudlet;
+use super::program;
+
+/// Makes a mission of an hour and enrolls cloudlets that may enroll handhelds.
+pub fn enroll(directory: &Path, cloudlets: &[&str]) -> anyhow::Result<()> {
+    let authority = directory.join("authority");
+    run(cloudlet()?.args(["mission", "new", "--hours", "1", "--name", "mesh-demo"]).arg(&authority))?;
+    for name in cloudlets {
+        let file = |kind: &str| directory.join(format!("{name}.{kind}"));
+        let own = || -> anyhow::Result<Command> {
+            let mut command = cloudlet()?;
+            command.arg("--state-dir").arg(directory.join(name)).args(["--set", &format!("node.name={name}")]);
+            Ok(command)
+        };
+        run(own()?.args(["mission", "request", "--out"]).arg(file("request")))?;
+        let mut enroll = cloudlet()?;
+        enroll.args(["mission", "enroll", "--may-enroll"]).arg(file("request"));
+        run(enroll.arg("--authority").arg(&authority).arg("--out").arg(file("bundle")))?;
+        run(own()?.args(["mission", "join"]).arg(file("bundle")))?;
+    }
+    Ok(())
+}
+
+/// Revokes what the first cloudlet or another one has enrolled, there.
+pub fn revoke(directory: &Path, serial: &str, lab: &Lab, cloudlets: &[Cloudlet]) -> anyhow::Result<()> {
+    let enroller = cloudlets.iter().find(|one| one.name() == "truck-3").context("truck-3 paired it")?;
+    let mut command = lab.host(enroller.name())?.command(program("cloudlet")?);
+    command.arg("--state-dir").arg(directory.join(enroller.name()));
+    run(command.args(["mission", "revoke", serial]))
+}
+
+fn cloudlet() -> anyhow::Result<Command> {
+    Ok(Command::new(program("cloudlet")?))
+}
+
+/// Runs a command to its end.
+pub fn run(command: &mut Command) -> anyhow::Result<()> {
+    output(command).map(drop)
+}
+
+/// Runs a command to its end and gives what it printed.
+pub fn output(command: &mut Command) -> anyhow::Result<String> {
+    let output = command.output().with_context(|| format!("cannot run {:?}", command.get_program()))?;
+    let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "{command:?} ended with {}: {}", output.status, complained.trim());
+    Ok(said.into_owned())
+}
