@@ -27,6 +27,7 @@ pub mod provisioning;
 pub mod random;
 pub mod report;
 pub mod scenario;
+pub mod selection;
 pub mod stats;
 pub mod world;
 

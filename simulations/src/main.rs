@@ -22,6 +22,8 @@ struct Arguments {
 enum Command {
     /// Runs a scenario and prints its report.
     Run(Run),
+    /// Compares choices of a cloudlet with those of an oracle.
+    SelectRegret(simulations::selection::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -43,8 +45,11 @@ struct Run {
 }
 
 fn main() -> ExitCode {
-    let Command::Run(run) = Arguments::parse().command;
-    match execute(&run) {
+    let result = match Arguments::parse().command {
+        Command::Run(run) => execute(&run),
+        Command::SelectRegret(arguments) => simulations::selection::run(&arguments).map_err(Into::into),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {

@@ -19,8 +19,10 @@ pub enum Purpose {
     Workload = 2,
     /// What mission data handhelds collect, and when.
     MissionData = 3,
+    /// What others do with cloudlets while one choice is looked at.
+    Others = 4,
     /// What the radio medium loses, delays and reorders.
-    Radio = 4,
+    Radio = 5,
 }
 
 /// The stream for `purpose` of node number `node` in a run with `seed`.

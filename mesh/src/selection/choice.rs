@@ -1,27 +1,51 @@
-//! The choice, and its explanation.
+//! The choice: feasibility, then utility, then whether a change pays.
 
 use std::cmp::Ordering;
-use std::fmt;
+use std::time::Duration;
 
+use super::completion::{Completion, Role, completion};
+use super::expression::{Expression, Facts};
 use super::feasibility::{Infeasible, infeasible};
 use super::utility::{Scored, Term, Utility};
 use super::{Candidate, Need};
 use crate::NodeId;
 
-/// The cloudlet that serves now, if one does, and what a change must be worth.
-///
-/// Without a margin two cloudlets that are about equally good would pass a user to and fro with every small change.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// The cloudlet that serves now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Current {
-    /// The one that serves now.
+    /// Which one.
     pub node: NodeId,
-    /// By how much another's score must be higher, 0 to 1.
-    pub margin: f64,
+    /// For how long already.
+    pub since: Duration,
 }
 
-impl Current {
-    /// Guess: more than the noise of a measured round-trip time and of the load between two adverts.
-    pub const DEFAULT_MARGIN: f64 = 0.1;
+/// What a change must be worth. Without this, two cloudlets that are about equally good would pass a user to and fro with
+/// every small change.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Hysteresis {
+    /// By how much another's score must be higher: of a built-in utility, whose scores are 0 to 1, this much; of an
+    /// expression, this share of the larger of the two scores.
+    pub margin: f64,
+    /// What a change takes; the completion of everybody who does not serve now is later by this.
+    pub moving: Duration,
+    /// Who has served for less stays, if it can.
+    pub hold: Duration,
+}
+
+impl Hysteresis {
+    /// On the logarithmic scale of [`super::Measure::Completion`], 0.02 asks for a completion that is about a fifth
+    /// sooner. Guess: more than the noise of a measured rate and of the load between two adverts.
+    pub const DEFAULT_MARGIN: f64 = 0.02;
+    /// Guess: a handoff of a small Service VM over a fair link.
+    pub const DEFAULT_MOVING: Duration = Duration::from_secs(2);
+    /// Guess: one interval of adverts, before which nothing new can be known.
+    pub const DEFAULT_HOLD: Duration = Duration::from_secs(10);
+}
+
+impl Default for Hysteresis {
+    fn default() -> Self {
+        Self { margin: Self::DEFAULT_MARGIN, moving: Self::DEFAULT_MOVING, hold: Self::DEFAULT_HOLD }
+    }
 }
 
 /// Who was chosen, and why not the others.
@@ -42,10 +66,12 @@ pub struct Considered {
     pub name: String,
     /// What became of it.
     pub verdict: Verdict,
-    /// Its score, 0 to 1; of one that cannot serve, what it would have been.
-    pub score: f64,
+    /// Its score; of one that cannot serve, what it would have been. `None`: it cannot be judged.
+    pub score: Option<f64>,
     /// What the score is made of.
     pub terms: Vec<Term>,
+    /// When it would have done the task; `None`: it has no way to the service.
+    pub completion: Option<Completion>,
 }
 
 /// What became of a candidate.
@@ -53,20 +79,23 @@ pub struct Considered {
 pub enum Verdict {
     /// It is the best.
     Best,
-    /// It serves now, and no other is better by the margin.
+    /// It serves now, and no other is so much better that a change pays.
     Stays,
+    /// It serves now, and has done so for too short a time to leave it.
+    Held,
     /// Another was chosen.
     Lost {
         /// How far its score is below that of the chosen one; negative if it is higher but not by the margin.
         behind: f64,
         /// Where it lost most: name of the term and the score that this cost.
-        most_by: Option<(&'static str, f64)>,
+        most_by: Option<(String, f64)>,
     },
     /// It cannot serve the need.
     Cannot(Vec<Infeasible>),
 }
 
-/// Chooses among `candidates` for `need`; `current` is who serves now.
+/// Chooses among `candidates` for `need` with the default [`Hysteresis`] and no requirement of the user;
+/// `current` is who serves now. [`super::Policy::choose`] has the rest.
 ///
 /// Of equal scores the smaller node id wins, so that everybody who has the same information decides alike.
 pub fn choose(
@@ -75,57 +104,137 @@ pub fn choose(
     utility: &dyn Utility,
     current: Option<Current>,
 ) -> Choice {
-    let mut able: Vec<(&Candidate, Scored)> = Vec::new();
-    let mut unable: Vec<(&Candidate, Scored, Vec<Infeasible>)> = Vec::new();
-    for candidate in candidates {
-        let scored = utility.score(need, candidate);
-        let reasons = infeasible(need, candidate);
-        if reasons.is_empty() {
-            able.push((candidate, scored))
-        } else {
-            unable.push((candidate, scored, reasons))
+    decide(need, candidates, &Rules { utility, require: None, hysteresis: Hysteresis::default() }, current)
+}
+
+/// What a choice goes by.
+pub(super) struct Rules<'a> {
+    pub(super) utility: &'a dyn Utility,
+    pub(super) require: Option<&'a Expression>,
+    pub(super) hysteresis: Hysteresis,
+}
+
+/// A candidate with everything that is found out about it alone.
+struct Judged<'a> {
+    candidate: &'a Candidate,
+    completion: Option<Completion>,
+    scored: Scored,
+    reasons: Vec<Infeasible>,
+}
+
+impl Judged<'_> {
+    fn score(&self) -> f64 {
+        self.scored.score.unwrap_or(f64::NEG_INFINITY)
+    }
+
+    /// Best first, and a total order whatever the scores are.
+    fn rank(&self, other: &Self) -> Ordering {
+        let (one, two) = (self.candidate, other.candidate);
+        let tie = (one.node, &one.name, one.link.rtt).cmp(&(two.node, &two.name, two.link.rtt));
+        other.score().total_cmp(&self.score()).then(tie)
+    }
+
+    fn entry(self, verdict: Verdict) -> Considered {
+        Considered {
+            node: self.candidate.node,
+            name: self.candidate.name.clone(),
+            verdict,
+            score: self.scored.score,
+            terms: self.scored.terms,
+            completion: self.completion,
         }
     }
-    able.sort_by(|one, two| rank((one.0, &one.1), (two.0, &two.1)));
-    unable.sort_by(|one, two| rank((one.0, &one.1), (two.0, &two.1)));
-    let stays = move_current_first(&mut able, current);
-    let mut considered: Vec<Considered> = Vec::with_capacity(candidates.len());
-    for (place, (candidate, scored)) in able.iter().enumerate() {
-        let verdict = match place {
-            0 if stays => Verdict::Stays,
-            0 => Verdict::Best,
-            _ => lost(scored, &able[0].1),
-        };
-        considered.push(entry(candidate, scored, verdict));
-    }
-    let cannot = |(candidate, scored, reasons): &(&Candidate, Scored, Vec<Infeasible>)| {
-        entry(candidate, scored, Verdict::Cannot(reasons.clone()))
-    };
-    considered.extend(unable.iter().map(cannot));
-    Choice { chosen: able.first().map(|(candidate, _)| candidate.node), considered }
 }
 
-/// Best first, and a total order whatever the scores are.
-fn rank(one: (&Candidate, &Scored), two: (&Candidate, &Scored)) -> Ordering {
-    let tie = (one.0.node, &one.0.name, one.0.link.rtt).cmp(&(two.0.node, &two.0.name, two.0.link.rtt));
-    two.1.score.total_cmp(&one.1.score).then(tie)
+pub(super) fn decide(
+    need: &Need,
+    candidates: &[Candidate],
+    rules: &Rules<'_>,
+    current: Option<Current>,
+) -> Choice {
+    // Who is not in reach any more costs nothing to leave.
+    let current = current.filter(|current| candidates.iter().any(|one| one.node == current.node));
+    let judged = candidates.iter().map(|candidate| judge(need, candidate, rules, current));
+    let (mut able, mut unable): (Vec<_>, Vec<_>) = judged.partition(|judged| judged.reasons.is_empty());
+    able.sort_by(Judged::rank);
+    unable.sort_by(Judged::rank);
+    let kept = keep_current(&mut able, rules, current);
+    let chosen = able.first().map(|judged| judged.candidate.node);
+    let verdicts: Vec<Verdict> = able
+        .iter()
+        .enumerate()
+        .map(|(place, judged)| match (place, &able[0]) {
+            (0, _) => kept.clone().unwrap_or(Verdict::Best),
+            (_, winner) => lost(&judged.scored, &winner.scored),
+        })
+        .collect();
+    let mut considered: Vec<Considered> =
+        able.into_iter().zip(verdicts).map(|(judged, verdict)| judged.entry(verdict)).collect();
+    considered.extend(unable.into_iter().map(|mut judged| {
+        let reasons = std::mem::take(&mut judged.reasons);
+        judged.entry(Verdict::Cannot(reasons))
+    }));
+    Choice { chosen, considered }
 }
 
-/// Puts the current one first unless another beats it by the margin; says whether it stays although another is better.
-fn move_current_first(able: &mut [(&Candidate, Scored)], current: Option<Current>) -> bool {
-    let Some(current) = current else { return false };
-    let Some(place) = able.iter().position(|(candidate, _)| candidate.node == current.node) else {
-        return false;
+fn judge<'a>(
+    need: &Need,
+    candidate: &'a Candidate,
+    rules: &Rules<'_>,
+    current: Option<Current>,
+) -> Judged<'a> {
+    let role = match current {
+        None => Role::New,
+        Some(current) if current.node == candidate.node => Role::Serves,
+        Some(_) => Role::Elsewhere { moving: rules.hysteresis.moving },
     };
-    if place == 0 || able[0].1.score >= able[place].1.score + current.margin {
-        return false;
+    let completion = completion(need, candidate, role);
+    let mut reasons = infeasible(need, candidate, completion.as_ref(), role == Role::Serves);
+    let facts = Facts { need, candidate, completion: completion.as_ref() };
+    reasons.extend(rules.require.and_then(|require| unmet(require, &facts)));
+    let scored = rules.utility.score(need, candidate, completion.as_ref());
+    if scored.score.is_none() {
+        let why = scored.terms.first().map_or_else(String::new, |term| term.figure.clone());
+        reasons.push(Infeasible::NoScore { why });
     }
+    Judged { candidate, completion, scored, reasons }
+}
+
+/// The requirement, if it is not met. One that looks at what is not known is not met.
+fn unmet(require: &Expression, facts: &Facts<'_>) -> Option<Infeasible> {
+    let figures = match require.flag(facts) {
+        Ok(true) => return None,
+        Ok(false) => require.figures(facts),
+        Err(no_value) => no_value.to_string(),
+    };
+    Some(Infeasible::Requirement { expression: require.source().to_owned(), figures })
+}
+
+/// Puts the current one first unless it may be left and another beats it by the margin; says why it is kept, if it is
+/// although another is better.
+fn keep_current(able: &mut [Judged<'_>], rules: &Rules<'_>, current: Option<Current>) -> Option<Verdict> {
+    let current = current?;
+    let place = able.iter().position(|judged| judged.candidate.node == current.node)?;
+    if place == 0 {
+        return None;
+    }
+    let (best, ours) = (able[0].score(), able[place].score());
+    let lead = rules.utility.lead(rules.hysteresis.margin, best, ours);
+    let kept = if current.since < rules.hysteresis.hold {
+        Verdict::Held
+    } else if best >= ours + lead {
+        return None;
+    } else {
+        Verdict::Stays
+    };
     able[..=place].rotate_right(1);
-    true
+    Some(kept)
 }
 
 fn lost(loser: &Scored, winner: &Scored) -> Verdict {
-    let cost = |(ours, theirs): (&Term, &Term)| (ours.name, (theirs.value - ours.value) * theirs.share);
+    let cost = |(ours, theirs): (&Term, &Term)| {
+        (ours.name.to_string(), theirs.value * theirs.share - ours.value * ours.share)
+    };
     let most_by = loser
         .terms
         .iter()
@@ -133,58 +242,9 @@ fn lost(loser: &Scored, winner: &Scored) -> Verdict {
         .map(cost)
         .max_by(|one, two| one.1.total_cmp(&two.1))
         .filter(|one| one.1 > 0.0);
-    Verdict::Lost { behind: winner.score - loser.score, most_by }
-}
-
-fn entry(candidate: &Candidate, scored: &Scored, verdict: Verdict) -> Considered {
-    Considered {
-        node: candidate.node,
-        name: candidate.name.clone(),
-        verdict,
-        score: scored.score,
-        terms: scored.terms.clone(),
-    }
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Best => f.write_str("chosen: the best"),
-            Self::Stays => f.write_str("chosen: serves now, and no other is better by the margin"),
-            Self::Lost { behind, most_by } => {
-                if *behind < 0.0 {
-                    write!(f, "better by {:.3}, which is not worth a change", -behind)?;
-                } else if *behind == 0.0 {
-                    f.write_str("equally good, but its node id is larger")?;
-                } else {
-                    write!(f, "lost by {behind:.3}")?;
-                }
-                match most_by {
-                    Some((term, cost)) => write!(f, ", most by {term} ({cost:.3})"),
-                    None => Ok(()),
-                }
-            }
-            Self::Cannot(reasons) => {
-                f.write_str("cannot: ")?;
-                for (place, reason) in reasons.iter().enumerate() {
-                    write!(f, "{}{reason}", if place == 0 { "" } else { ", " })?;
-                }
-                Ok(())
-            }
-        }
-    }
-}
-
-impl fmt::Display for Choice {
-    /// Every candidate on a line of its own, its terms below it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for one in &self.considered {
-            writeln!(f, "{} ({})  score {:.3}  {}", one.name, one.node.short(), one.score, one.verdict)?;
-            for term in &one.terms {
-                let Term { name, value, share, figure } = term;
-                writeln!(f, "    {name:<16} {value:.3} x {share:.2} = {:.3}   {figure}", value * share)?;
-            }
-        }
-        Ok(())
-    }
+    let behind = match (winner.score, loser.score) {
+        (Some(winner), Some(loser)) => winner - loser,
+        _ => 0.0,
+    };
+    Verdict::Lost { behind, most_by }
 }

@@ -113,6 +113,14 @@ impl Client {
         }
     }
 
+    /// Length of its description of the API, bytes: something of which every cloudlet has some tens of kilobytes, to
+    /// time the link with.
+    pub async fn description_bytes(&self) -> Result<usize, Error> {
+        const DOING: &str = "describe its API";
+        let response = self.send(DOING, self.request(Method::GET, "/openapi.json")).await?;
+        Ok(self.body(DOING, response).await?.len())
+    }
+
     /// Asks for an instance. The same token never gets two, so a lost answer is asked for once more.
     pub async fn start(&self, start: &Start) -> Result<Instance, Error> {
         const DOING: &str = "start the service";

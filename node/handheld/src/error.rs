@@ -45,6 +45,14 @@ pub enum Error {
         /// What each cloudlet offers instead.
         offered: Vec<(String, Vec<ServiceId>)>,
     },
+    /// Cloudlets offer the service, but none is as the user or the mission demands. None was asked to start anything.
+    #[error("no cloudlet with '{service}' is as it must be: {}", list_reasons(.reasons))]
+    NoneFits {
+        /// The wanted service.
+        service: ServiceId,
+        /// Who fails what.
+        reasons: Vec<(String, String)>,
+    },
     /// Cloudlets offer the service, but none can take another instance now.
     #[error("no cloudlet can run '{service}' now: {}", list_refused(.refused))]
     AllRefused {
@@ -172,6 +180,8 @@ impl Error {
             }
             Self::InstanceFailed { .. } => "the cloudlet's log has the details; trying again is safe".to_owned(),
             Self::Timeout { .. } => "a busy cloudlet may need longer: raise the limit with --ready-within".to_owned(),
+            Self::NoneFits { .. } => "handheld select --explain shows each; loosen --require, --deadline or [selection] in \
+                the configuration".to_owned(),
             Self::Vanished { .. } | Self::Goodbye { .. } => {
                 "check that it runs and that you are still on its network; handheld discover lists others".to_owned()
             }
@@ -192,6 +202,10 @@ fn list_offered(offered: &[(String, Vec<ServiceId>)]) -> String {
         }
     };
     offered.iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
+fn list_reasons(reasons: &[(String, String)]) -> String {
+    reasons.iter().map(|(name, reason)| format!("{name} {reason}")).collect::<Vec<_>>().join("; ")
 }
 
 fn list_refused(refused: &[(String, Refusal)]) -> String {

@@ -61,7 +61,7 @@ mod error;
 mod events;
 mod http;
 mod pair;
-mod selection;
+pub mod selection;
 mod session;
 pub mod speech;
 
@@ -71,7 +71,7 @@ pub use discovery::{DISCOVERY_LIMIT, Reachable, Search, discover, published, rea
 pub use error::{Error, Refusal};
 pub use events::Events;
 pub use pair::{PairError, Paired, Where, pair};
-pub use selection::{Surveyed, choose, survey};
+pub use selection::{Surveyed, Wanted, choose, survey};
 pub use session::{Done, Options, RunError, Session, Starting, Step, Timing, run_service};
 
 #[expect(clippy::disallowed_methods, reason = "a client measures how long the real world takes")]

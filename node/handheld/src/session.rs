@@ -4,13 +4,14 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use mesh::selection::{Considered, Infeasible, Policy, Task, Verdict};
 use serde::Serialize;
 use uuid::Uuid;
 use vm_images::ServiceId;
 
 use crate::api::{Code, Instance, Sharing, Start, State};
 use crate::discovery::{Reachable, Search, discover, reach};
-use crate::selection::{Surveyed, choose, survey};
+use crate::selection::{Surveyed, Wanted, choose, survey};
 use crate::{Client, Error, ms_since, now};
 
 /// Longest wait for a service to become ready. Guess: ten times what a loaded machine without KVM needs.
@@ -31,6 +32,12 @@ pub struct Options {
     pub sharing: Sharing,
     /// Names this user of the instance; the same token never gets two.
     pub client_token: String,
+    /// How to choose among several cloudlets.
+    pub policy: Policy,
+    /// What the service is to do, which decides what counts in the choice.
+    pub task: Task,
+    /// By when it must be done, from the choice on; `None`: whenever.
+    pub deadline: Option<Duration>,
 }
 
 impl Options {
@@ -43,6 +50,9 @@ impl Options {
             ready_limit: READY_LIMIT,
             sharing: Sharing::Shared,
             client_token: Uuid::new_v4().to_string(),
+            policy: Policy::default(),
+            task: Task::default(),
+            deadline: None,
         }
     }
 }
@@ -268,14 +278,31 @@ async fn rank(options: &Options, cloudlets: Vec<Reachable>) -> Result<Vec<Reacha
             offered: surveyed.iter().map(offered).collect(),
         });
     }
-    let choice = choose(&options.service, options.sharing, &surveyed);
+    let wanted = Wanted {
+        sharing: options.sharing,
+        task: options.task,
+        deadline: options.deadline,
+        ..Wanted::of(options.service.clone())
+    };
+    let choice = choose(&wanted, &surveyed, &options.policy);
     tracing::debug!("{choice}");
+    let demanded = |one: &Considered| match &one.verdict {
+        Verdict::Cannot(reasons) => reasons.iter().all(Infeasible::may_pass),
+        _ => true,
+    };
+    if !choice.considered.iter().any(demanded) {
+        let why = |one: &Considered| (one.name.clone(), one.verdict.to_string());
+        let reasons = choice.considered.iter().map(why).collect();
+        return Err(Error::NoneFits { service: options.service.clone(), reasons });
+    }
     // Those that seem unable come last instead of being left out: what they lack may be free again when they are asked,
     // and their own refusal says best what is missing.
     let place = |one: &Surveyed| {
         choice.considered.iter().position(|considered| considered.node == one.reachable.node)
     };
-    let mut able: Vec<Surveyed> = surveyed.into_iter().filter(|one| one.service.is_some()).collect();
+    let fits = |one: &Surveyed| place(one).is_some_and(|place| demanded(&choice.considered[place]));
+    let mut able: Vec<Surveyed> =
+        surveyed.into_iter().filter(|one| one.service.is_some() && fits(one)).collect();
     able.sort_by_key(place);
     Ok(able.into_iter().map(|one| one.reachable).collect())
 }

@@ -80,7 +80,7 @@ async fn lists_and_choices_are_shown_as_text_and_as_json() {
         (vec!["discover"], "alpha"),
         (vec!["services"], "stand-in for speech"),
         (vec!["select", "speech"], "alpha"),
-        (vec!["select", "speech", "--explain"], "ready_time"),
+        (vec!["select", "speech", "--explain"], "done in"),
         (vec!["start", "speech"], "release it with: handheld stop"),
     ] {
         let url = stub.url();
@@ -209,4 +209,68 @@ async fn an_interrupt_releases_the_instance_whether_it_is_ready_or_not() {
         assert_eq!((done.status.code(), stub.users()), (Some(1), 0), "{err}");
         assert!(err.contains("interrupted; the instance was released"), "{err}");
     }
+}
+
+#[tokio::test]
+async fn rules_from_file_and_command_line_decide_and_mistakes_are_found_before_anybody_is_asked() {
+    let stub = Stub::start(Behaviour::default()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("handheld.toml");
+    fs::write(&config, "[selection]\nrequire = 'cloudlet.accelerator == \"kvm\"'\n").unwrap();
+    let (url, config) = (stub.url(), config.to_str().unwrap());
+
+    let (code, out, err) =
+        run(&["select", "speech", "--explain", "--cloudlet", &url, "--config", config]).await;
+    assert_eq!(code, 1);
+    let unmet = "does not meet 'cloudlet.accelerator == \"kvm\"' (cloudlet.accelerator = \"tcg\")";
+    assert!(out.contains(unmet) && err.contains(unmet), "{out} {err}");
+    // What the user demands is not tried all the same.
+    let (code, _, err) = run(&["start", "speech", "--cloudlet", &url, "--config", config]).await;
+    assert_eq!((code, stub.shared.starts.load(Ordering::SeqCst)), (1, 0));
+    assert!(
+        err.contains("is as it must be: alpha cannot:") && err.contains("next: handheld select"),
+        "{err}"
+    );
+    let loosened = ["--config", config, "--require", "link.rtt_ms < 60000", "--utility", "-link.rtt_ms"];
+    let (code, out, _) =
+        run(&[&["select", "speech", "--explain", "--cloudlet", &url], &loosened[..]].concat()).await;
+    assert_eq!(code, 0);
+    assert!(out.contains("utility") && out.contains("link.rtt_ms = "), "{out}");
+
+    let (code, _, err) = run(&["select", "speech", "--require", "link.rtt_m < 5"]).await;
+    assert_eq!(code, 1);
+    assert!(err.contains("did you mean 'link.rtt_ms'? at column 1"), "{err}");
+    fs::write(config, "[selection]\nutilty = 'rtt'\n").unwrap();
+    let (code, _, err) = run(&["select", "speech", "--config", config]).await;
+    assert_eq!(code, 1);
+    assert!(err.contains("bad configuration") && err.contains("utilty"), "{err}");
+}
+
+#[tokio::test]
+async fn a_recorded_survey_is_chosen_from_without_a_network() {
+    let stub = Stub::start(Behaviour::default()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("survey.json");
+    let survey = file.to_str().unwrap();
+    let url = stub.url();
+    let live = ["select", "speech", "--json", "--requests", "3", "--record", survey, "--cloudlet", &url];
+    let (code, out, err) = run(&live).await;
+    assert_eq!((code, err.as_str()), (0, ""));
+    stub.vanish();
+    let (code, again, err) = run(&["select", "--json", "--from", survey]).await;
+    assert_eq!((code, err.as_str()), (0, ""));
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    assert_eq!(json(&out)["considered"], json(&again)["considered"]);
+    assert_eq!(json(&again)["considered"][0]["completion"]["parts"][0]["name"], "round_trips");
+
+    let (code, text, _) = run(&["select", "--explain", "--from", survey]).await;
+    assert!(
+        code == 0 && text.starts_with("alpha\nalpha (01010101)  score ") && text.contains("done in"),
+        "{text}"
+    );
+    fs::write(&file, fs::read_to_string(&file).unwrap().replace("\"version\": 1", "\"version\": 9")).unwrap();
+    let (code, _, err) = run(&["select", "--from", survey]).await;
+    assert!(code == 1 && err.contains("the survey has version 9"), "{err}");
+    let (code, _, _) = run(&["select", "speech", "--from", survey]).await;
+    assert_eq!(code, 2);
 }

@@ -91,7 +91,7 @@ fn held(offer: &Offer, instances: &[Instance]) -> Held {
     Held {
         ready_instances: u32::try_from(with_room.count()).unwrap_or(u32::MAX),
         // In steps of a tenth of a second, so that its noise is no news.
-        ready_time: lately.map(|ms| Duration::from_millis(u64::from(ms).div_ceil(100) * 100)),
+        ready_time: lately.map(|ms| Duration::from_millis(ms.div_ceil(100) * 100)),
     }
 }
 

@@ -62,7 +62,8 @@ pub fn start(
 ) -> Result<(Peers, Running), Error> {
     let trust = membership.trust();
     let identity = swarm::identity(trust).map_err(Error::Swarm)?;
-    let seed = seed();
+    // Nodes must not choose the same neighbours at the same time.
+    let seed = rand::random();
     let mut config = swarm::Config::new(identity, addresses(listen), swarm::topic(trust), seed);
     config.core.multicast = settings.multicast;
     config.core.rendezvous = settings.peers.iter().map(|peer| rendezvous(peer)).collect::<Result<_, _>>()?;
@@ -166,11 +167,6 @@ impl Peers {
     pub fn handle(&self) -> &Handle {
         &self.handle
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "nodes must not choose the same neighbours at the same time")]
-fn seed() -> u64 {
-    rand::random()
 }
 
 /// QUIC first: it takes one round trip less. TCP is for networks that drop UDP.

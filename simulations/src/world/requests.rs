@@ -95,7 +95,8 @@ impl<'a> World<'a> {
             ..Need::of(service.id.clone())
         };
         let rate_bytes_per_s = self.scenario.link.rate_bytes_per_s;
-        let link = Link { rtt: Some(self.latency() * 2), rate_bytes_per_s: Some(rate_bytes_per_s) };
+        let rtt = Some(self.latency() * 2);
+        let link = Link { rtt, rate_bytes_per_s: Some(rate_bytes_per_s), ..Link::default() };
         let mut candidates = Vec::new();
         let mut numbers = BTreeMap::new();
         for node in reachable {

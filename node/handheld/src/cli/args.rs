@@ -9,6 +9,9 @@ use handheld::api;
 use uuid::Uuid;
 use vm_images::ServiceId;
 
+use super::policy::SelectionOptions;
+use super::select::Select;
+
 /// Find cloudlets nearby and use their services.
 ///
 /// A cloudlet is a computer on the local network that runs services in virtual machines for devices that are too weak
@@ -70,13 +73,7 @@ pub enum Command {
     /// List the services that cloudlets offer.
     Services,
     /// Say which cloudlet would serve best.
-    Select {
-        /// The service.
-        service: ServiceId,
-        /// Show every candidate, every term of its score, and why the others lost.
-        #[arg(long)]
-        explain: bool,
-    },
+    Select(Select),
     /// Find a cloudlet, start a service there, use it, release it.
     Run {
         #[command(subcommand)]
@@ -134,6 +131,8 @@ pub struct StartOptions {
     /// Names this user to the cloudlet: the same token never gets two instances [default: random].
     #[arg(long, value_parser = token)]
     pub token: Option<String>,
+    #[command(flatten)]
+    pub selection: SelectionOptions,
 }
 
 /// The release and the protocols that it speaks.
@@ -145,7 +144,7 @@ fn version() -> &'static str {
 }
 
 /// `3s`, `500ms`, `2m`; a bare number is seconds. At most a day.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);
     let seconds_each = match unit {

@@ -1,11 +1,10 @@
-//! `discover`, `services`, `select`: what there is.
+//! `discover`, `services`: what there is.
 
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use handheld::api::{Cloudlet, Service, Sharing};
-use handheld::{Reachable, choose, survey};
-use mesh::selection::{Considered, Verdict};
+use handheld::Reachable;
+use handheld::api::{Cloudlet, Service};
 use serde::Serialize;
 use vm_images::ServiceId;
 
@@ -114,92 +113,6 @@ fn service_row(cloudlet: &str, service: &Service) -> Vec<String> {
         format!("{:.1}", f64::from(service.needs_cpu_millis) / 1000.0),
         service.description.clone(),
     ]
-}
-
-#[derive(Serialize)]
-struct Selected<'a> {
-    service: &'a ServiceId,
-    chosen: Option<&'a str>,
-    url: Option<&'a str>,
-    considered: Vec<Explained<'a>>,
-}
-
-#[derive(Serialize)]
-struct Explained<'a> {
-    cloudlet: &'a str,
-    node_id: String,
-    score: f64,
-    verdict: String,
-    able: bool,
-    terms: Vec<ExplainedTerm<'a>>,
-}
-
-#[derive(Serialize)]
-struct ExplainedTerm<'a> {
-    name: &'a str,
-    value: f64,
-    share: f64,
-    figure: &'a str,
-}
-
-/// Says which cloudlet would serve best, and on request why.
-pub async fn select(global: &Global, service: ServiceId, explain: bool) -> anyhow::Result<()> {
-    let spinner = Spinner::default();
-    spinner.step("looking for cloudlets");
-    let found = cloudlets(global, &search(global)?).await?;
-    spinner.step("asking cloudlets for the service");
-    let surveyed = survey(&service, found).await;
-    spinner.clear();
-    let choice = choose(&service, Sharing::Shared, &surveyed);
-    let chosen = surveyed.iter().map(|one| &one.reachable).find(|one| Some(one.node) == choice.chosen);
-    if global.json {
-        let considered = choice.considered.iter().map(explained).collect();
-        output::json(&Selected {
-            service: &service,
-            chosen: chosen.map(|one| one.cloudlet.name.as_str()),
-            url: chosen.map(|one| one.client.url()),
-            considered,
-        })?;
-    } else {
-        let mut text = String::new();
-        if let Some(one) = chosen {
-            text.push_str(&format!("{}  {}\n", output::printable(&one.cloudlet.name), one.client.url()));
-        }
-        if explain {
-            let lines = choice.to_string();
-            text.extend(lines.lines().map(|line| format!("{}\n", output::printable(line))));
-        }
-        output::print(&text)?;
-    }
-    match chosen {
-        Some(_) => Ok(()),
-        None => Err(nobody(&service, &choice.considered)),
-    }
-}
-
-fn explained(one: &Considered) -> Explained<'_> {
-    Explained {
-        cloudlet: &one.name,
-        node_id: one.node.to_string(),
-        score: one.score,
-        verdict: one.verdict.to_string(),
-        able: !matches!(one.verdict, Verdict::Cannot(_)),
-        terms: one
-            .terms
-            .iter()
-            .map(|term| ExplainedTerm {
-                name: term.name,
-                value: term.value,
-                share: term.share,
-                figure: &term.figure,
-            })
-            .collect(),
-    }
-}
-
-fn nobody(service: &ServiceId, considered: &[Considered]) -> anyhow::Error {
-    let list: Vec<String> = considered.iter().map(|one| format!("{} {}", one.name, one.verdict)).collect();
-    anyhow::anyhow!("no cloudlet can serve '{service}': {}", output::printable(&list.join("; ")))
 }
 
 fn ms(duration: Duration) -> f64 {

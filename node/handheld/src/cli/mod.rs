@@ -2,6 +2,7 @@
 
 use handheld::{Access, Client, Options, Reachable, Search, discover, reach};
 use mesh::dnssd::Interfaces;
+use mesh::selection::Task;
 
 use args::{Arguments, Command, Global};
 
@@ -9,7 +10,9 @@ pub mod args;
 pub mod list;
 pub mod output;
 pub mod pair;
+pub mod policy;
 pub mod run;
+pub mod select;
 
 /// Does what was asked for.
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -19,7 +22,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Mission => pair::show(global),
         Command::Discover { whole } => list::discover(global, whole).await,
         Command::Services => list::services(global).await,
-        Command::Select { service, explain } => list::select(global, service, explain).await,
+        Command::Select(select) => select::select(global, &select).await,
         Command::Run { service } => run::run(global, service).await,
         Command::Start { service, start } => run::start(global, service, &start).await,
         Command::Stop { instance, token, force: _ } => run::stop(global, instance, token).await,
@@ -76,6 +79,7 @@ fn options(
     global: &Global,
     service: vm_images::ServiceId,
     start: &args::StartOptions,
+    usual: Task,
 ) -> anyhow::Result<Options> {
     let mut options = Options::new(service);
     options.cloudlet = global.cloudlet.clone();
@@ -87,5 +91,8 @@ fn options(
     if let Some(token) = &start.token {
         options.client_token = token.clone();
     }
+    options.policy = start.selection.policy()?;
+    options.task = start.selection.task(usual);
+    options.deadline = start.selection.deadline;
     Ok(options)
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use handheld::api::Instance;
 use handheld::speech::{self, Recognition, WavError};
 use handheld::{Client, Error, Options, Session, Starting, Step, Timing};
+use mesh::selection::Task;
 use serde::Serialize;
 use uuid::Uuid;
 use vm_images::ServiceId;
@@ -53,7 +54,7 @@ pub async fn run(global: &Global, service: RunService) -> anyhow::Result<()> {
     let RunService::Speech { files, keep, start } = service;
     // Everything that can be wrong with the files is found before a cloudlet does any work.
     let recordings = files.iter().map(|file| read(file)).collect::<Result<Vec<_>, _>>()?;
-    let options = options(global, "speech".parse()?, &start)?;
+    let options = options(global, "speech".parse()?, &start, task(&recordings)?)?;
     let spinner = Spinner::default();
     let session = open(global, &options, &spinner).await?;
     let began = super::list::now();
@@ -75,7 +76,7 @@ pub async fn run(global: &Global, service: RunService) -> anyhow::Result<()> {
 /// Starts a service and leaves it running.
 pub async fn start(global: &Global, service: ServiceId, start: &StartOptions) -> anyhow::Result<()> {
     let spinner = Spinner::default();
-    let options = options(global, service, start)?;
+    let options = options(global, service, start, Task::default())?;
     let session = open(global, &options, &spinner).await?;
     spinner.clear();
     let report = Started::of(&session);
@@ -150,6 +151,13 @@ async fn holder(global: &Global, id: Uuid) -> anyhow::Result<Client> {
 struct Recording {
     file: String,
     wav: Vec<u8>,
+}
+
+/// What the service is to do with these recordings: so many requests of their mean length.
+fn task(recordings: &[Recording]) -> anyhow::Result<Task> {
+    let bytes: usize = recordings.iter().map(|recording| recording.wav.len()).sum();
+    let requests = u32::try_from(recordings.len())?.max(1);
+    Ok(Task { requests, up_bytes: u64::try_from(bytes)? / u64::from(requests), ..Task::default() })
 }
 
 fn read(path: &Path) -> Result<Recording, BadFile> {

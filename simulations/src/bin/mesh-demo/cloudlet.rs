@@ -46,7 +46,11 @@ impl Cloudlet {
         let (program, namespace) = (program("cloudlet")?, host.namespace());
         let ask = move || {
             let mut command = Command::new("nsenter");
-            command.arg(format!("--net={}", namespace.display())).arg(&program).arg("--state-dir").arg(&state);
+            command
+                .arg(format!("--net={}", namespace.display()))
+                .arg(&program)
+                .arg("--state-dir")
+                .arg(&state);
             command
         };
         Ok(Self { name: name.to_owned(), child, ask: Box::new(ask) })

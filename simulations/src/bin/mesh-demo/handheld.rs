@@ -31,7 +31,11 @@ impl Handheld {
         let (program, namespace, state) = (program("handheld")?, host.namespace(), directory.join(name));
         let command = move || {
             let mut command = Command::new("nsenter");
-            command.arg(format!("--net={}", namespace.display())).arg(&program).arg("--state-dir").arg(&state);
+            command
+                .arg(format!("--net={}", namespace.display()))
+                .arg(&program)
+                .arg("--state-dir")
+                .arg(&state);
             command
         };
         let shown = by.ask(&["mission", "pair"])?;
@@ -57,11 +61,11 @@ impl Handheld {
     pub fn recognise(&self) -> anyhow::Result<String> {
         let text = output((self.command)().args(["run", "speech", RECORDING, "--json"]))?;
         let result: Value = serde_json::from_str(&text)?;
-        let words = words(&result).with_context(|| format!("no words in {result}"))?;
+        let words = result["results"][0]["text"].as_str().with_context(|| format!("no words in {result}"))?;
         if words != WORDS {
             bail!("it heard '{words}' instead of '{WORDS}'");
         }
-        let by = result["cloudlet"]["name"].as_str().or(result["cloudlet"].as_str()).unwrap_or("?");
+        let by = result["cloudlet"].as_str().unwrap_or("?");
         Ok(format!("'{words}', recognised by {by}"))
     }
 
@@ -78,15 +82,5 @@ impl Handheld {
             std::thread::sleep(ASK_EVERY);
         }
         bail!("{} of {} cloudlets still let {} in", "some", cloudlets.len(), self.name)
-    }
-}
-
-fn words(result: &Value) -> Option<&str> {
-    match result {
-        Value::Object(fields) => {
-            fields.get("words").and_then(Value::as_str).or_else(|| fields.values().find_map(words))
-        }
-        Value::Array(items) => items.iter().find_map(words),
-        _ => None,
     }
 }

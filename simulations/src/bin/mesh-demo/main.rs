@@ -63,23 +63,25 @@ fn show(lab: &Lab, directory: &Path, report: &mut Report) -> anyhow::Result<()> 
     report.step("a mission with five cloudlets, its authority's key then goes to a drawer", || {
         mission::enroll(directory, &CLOUDLETS)
     })?;
-    let mut cloudlets = report.step("five cloudlets start, find each other by multicast, prove themselves", || {
-        let started: Vec<Cloudlet> = CLOUDLETS
-            .iter()
-            .map(|name| Cloudlet::start(lab, directory, name, image_store()?))
-            .collect::<anyhow::Result<_>>()?;
-        for cloudlet in &started {
-            cloudlet.wait_until(|seen| seen.there == CLOUDLETS.len(), LIMIT)?;
-        }
-        Ok(started)
-    })?;
+    let mut cloudlets =
+        report.step("five cloudlets start, find each other by multicast, prove themselves", || {
+            let started: Vec<Cloudlet> = CLOUDLETS
+                .iter()
+                .map(|name| Cloudlet::start(lab, directory, name, image_store()?))
+                .collect::<anyhow::Result<_>>()?;
+            for cloudlet in &started {
+                cloudlet.wait_until(|seen| seen.there == CLOUDLETS.len(), LIMIT)?;
+            }
+            Ok(started)
+        })?;
     let handhelds = report.step("three handhelds are paired by code, each by another cloudlet", || {
         let pair = |(name, by): (&&str, &Cloudlet)| Handheld::pair(lab, directory, name, by);
         HANDHELDS.iter().zip(&cloudlets).map(pair).collect::<anyhow::Result<Vec<_>>>()
     })?;
     let [medic, scout, lead] = handhelds.as_slice() else { bail!("three handhelds were paired") };
 
-    let choice = report.step("a handheld chooses a cloudlet for 'speech', with reasons", || medic.explain())?;
+    let choice =
+        report.step("a handheld chooses a cloudlet for 'speech', with reasons", || medic.explain())?;
     report.say(&choice);
     let words = report.step("it uses the service, over TLS", || medic.recognise())?;
     report.say(&words);
@@ -113,7 +115,10 @@ fn show(lab: &Lab, directory: &Path, report: &mut Report) -> anyhow::Result<()> 
     })?;
     report.step("each side goes on: a handheld on the smaller one is served", || {
         let words = medic.recognise()?;
-        ensure!(words.contains("truck-1") || words.contains("truck-2"), "it was served by somebody else: {words}");
+        ensure!(
+            words.contains("truck-1") || words.contains("truck-2"),
+            "it was served by somebody else: {words}"
+        );
         Ok(())
     })?;
     let mended = now();
@@ -123,11 +128,14 @@ fn show(lab: &Lab, directory: &Path, report: &mut Report) -> anyhow::Result<()> 
     })?;
     ensure!(mended.elapsed() <= MENDED_WITHIN, "that took {:.1} s", mended.elapsed().as_secs_f64());
 
-    report.step("a captured handheld is revoked at one cloudlet; another one, which heard it by gossip, refuses it", || {
-        let serial = lead.serial()?;
-        mission::revoke(directory, &serial, lab, &cloudlets)?;
-        lead.wait_refused(&cloudlets, LIMIT)
-    })?;
+    report.step(
+        "a captured handheld is revoked at one cloudlet; another one, which heard it by gossip, refuses it",
+        || {
+            let serial = lead.serial()?;
+            mission::revoke(directory, &serial, lab, &cloudlets)?;
+            lead.wait_refused(&cloudlets, LIMIT)
+        },
+    )?;
     report.step("the others are still served", || scout.recognise().map(drop))?;
     Ok(())
 }
@@ -138,14 +146,19 @@ fn all(cloudlets: &[Cloudlet], good: impl Fn(&cloudlet::Seen) -> bool) -> anyhow
 
 /// The store with the images, as the commands of `cloudlet` find it.
 fn image_store() -> anyhow::Result<PathBuf> {
-    let named = std::env::var_os("CLOUDLET_NODE__IMAGE_STORE").context("say where the images are: run 'make mesh-demo'")?;
+    let named = std::env::var_os("CLOUDLET_NODE__IMAGE_STORE")
+        .context("say where the images are: run 'make mesh-demo'")?;
     Ok(named.into())
 }
 
 /// A program that was built beside this one.
 fn program(name: &str) -> anyhow::Result<PathBuf> {
     let program = std::env::current_exe()?.with_file_name(name);
-    ensure!(program.is_file(), "{} is missing; build it: cargo build --release -p node -p handheld", program.display());
+    ensure!(
+        program.is_file(),
+        "{} is missing; build it: cargo build --release -p node -p handheld",
+        program.display()
+    );
     Ok(program)
 }
 

@@ -17,13 +17,16 @@ pub fn enroll(directory: &Path, cloudlets: &[&str]) -> anyhow::Result<()> {
         let file = |kind: &str| directory.join(format!("{name}.{kind}"));
         let own = || -> anyhow::Result<Command> {
             let mut command = cloudlet()?;
-            command.arg("--state-dir").arg(directory.join(name)).args(["--set", &format!("node.name={name}")]);
+            command
+                .arg("--state-dir")
+                .arg(directory.join(name))
+                .args(["--set", &format!("node.name={name}")]);
             Ok(command)
         };
         run(own()?.args(["mission", "request", "--out"]).arg(file("request")))?;
         let mut enroll = cloudlet()?;
-        enroll.args(["mission", "enroll", "--may-enroll"]).arg(file("request"));
-        run(enroll.arg("--authority").arg(&authority).arg("--out").arg(file("bundle")))?;
+        enroll.args(["mission", "enroll"]).arg(file("request")).arg("--authority").arg(&authority);
+        run(enroll.arg("--out").arg(file("bundle")).arg("--may-enroll"))?;
         run(own()?.args(["mission", "join"]).arg(file("bundle")))?;
     }
     Ok(())
@@ -49,7 +52,8 @@ pub fn run(command: &mut Command) -> anyhow::Result<()> {
 /// Runs a command to its end and gives what it printed.
 pub fn output(command: &mut Command) -> anyhow::Result<String> {
     let output = command.output().with_context(|| format!("cannot run {:?}", command.get_program()))?;
-    let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (said, complained) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success(), "{command:?} ended with {}: {}", output.status, complained.trim());
     Ok(said.into_owned())
 }

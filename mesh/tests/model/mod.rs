@@ -1,0 +1,472 @@
+//! Cores of several nodes on a clock and a network of paper.
+
+pub mod paper;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::time::Duration;
+
+use mesh::advert::{Advert, Capabilities, Gpu, Presence};
+use mesh::membership::{
+    Config, Core, Effect, Event, Frame, Identity, Input, Now, Reach, Target, Verifier, Why,
+};
+use mesh::{NodeId, wire};
+use paper::Paper;
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use vm_images::manifest::Accelerator;
+
+/// What is on its way.
+enum Transit {
+    Frame { from: usize, to: usize, session: u64, bytes: Vec<u8> },
+    Up { node: usize, peer: usize, session: u64, rendezvous: Option<String> },
+    Down { node: usize, peer: usize, session: u64 },
+    DialFailed { node: usize, target: Target },
+    Hail { node: usize, from: usize, digest: u32 },
+}
+
+pub struct Node {
+    core: Option<Core>,
+    name: u32,
+    clock_skew_s: i64,
+    has_left: bool,
+    /// Sessions by peer.
+    links: BTreeMap<usize, u64>,
+}
+
+pub struct World {
+    pub now: Duration,
+    pub log: Vec<String>,
+    pub frames: u64,
+    nodes: Vec<Node>,
+    rng: ChaCha8Rng,
+    queue: BinaryHeap<Reverse<(Duration, u64)>>,
+    transit: BTreeMap<u64, Transit>,
+    next: u64,
+    side: Vec<usize>,
+    loss: f64,
+    sequences: BTreeMap<(usize, NodeId), u64>,
+    multicast: bool,
+}
+
+const UNIX_S: u64 = 1_800_000_000;
+
+pub fn id(node: usize) -> NodeId {
+    let mut bytes = *blake3::hash(&node.to_be_bytes()).as_bytes();
+    bytes[15] = node as u8;
+    NodeId::from_bytes(bytes[..16].try_into().unwrap())
+}
+
+fn index(node: NodeId) -> usize {
+    node.as_bytes()[15].into()
+}
+
+fn address(node: usize) -> String {
+    format!("/paper/{node}")
+}
+
+fn advert(node: usize, name: u32) -> Advert {
+    let capabilities = Capabilities {
+        accelerator: Accelerator::Tcg,
+        gpu: Gpu::None,
+        architecture: "x86_64".to_owned(),
+        cpu_models: BTreeSet::new(),
+        machines: BTreeSet::new(),
+        guest_systems: BTreeSet::new(),
+        guest_speed_permille: None,
+    };
+    Advert::new(id(node), format!("{node}-{name}"), capabilities)
+}
+
+impl World {
+    /// Three to eight nodes on a network that loses frames.
+    pub fn new(seed: u64) -> Self {
+        let mut world = Self::empty(seed);
+        let count = world.rng.random_range(3..=8);
+        world.multicast = world.rng.random_bool(0.5);
+        world.loss = 0.02;
+        world.populate(count);
+        world
+    }
+
+    /// A network without trouble.
+    pub fn quiet(seed: u64, count: usize) -> Self {
+        let mut world = Self::empty(seed);
+        world.populate(count);
+        world
+    }
+
+    fn empty(seed: u64) -> Self {
+        Self {
+            now: Duration::ZERO,
+            log: Vec::new(),
+            frames: 0,
+            nodes: Vec::new(),
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            queue: BinaryHeap::new(),
+            transit: BTreeMap::new(),
+            next: 0,
+            side: Vec::new(),
+            loss: 0.0,
+            sequences: BTreeMap::new(),
+            multicast: true,
+        }
+    }
+
+    fn populate(&mut self, count: usize) {
+        for _ in 0..count {
+            self.nodes.push(Node {
+                core: None,
+                name: 0,
+                clock_skew_s: 0,
+                has_left: false,
+                links: BTreeMap::new(),
+            });
+            self.side.push(0);
+        }
+        for node in 0..count {
+            self.start(node);
+        }
+    }
+
+    pub fn start(&mut self, node: usize) {
+        self.nodes[node].has_left = false;
+        self.nodes[node].name += 1;
+        let config = Config {
+            multicast: self.multicast,
+            rendezvous: vec![address(0), address(1)],
+            forget_after: Duration::from_secs(900),
+            ..Config::default()
+        };
+        let identity =
+            Identity { node: id(node), key: paper::key(node), certificate: paper::certificate(node) };
+        let seed = self.rng.random();
+        let advert = advert(node, self.nodes[node].name);
+        let mut core = Core::new(config, identity, Box::new(Paper::default()), seed, advert, self.time(node));
+        let effects = core.step(self.time(node), Input::Addresses(vec![address(node)]));
+        self.nodes[node].core = Some(core);
+        self.sequences.retain(|(watcher, _), _| *watcher != node);
+        self.perform(node, effects);
+    }
+
+    fn time(&self, node: usize) -> Now {
+        let unix_s = (UNIX_S + self.now.as_secs()).saturating_add_signed(self.nodes[node].clock_skew_s);
+        Now { boot: self.now, unix_s }
+    }
+
+    fn later(&mut self, after: Duration, what: Transit) {
+        self.next += 1;
+        self.transit.insert(self.next, what);
+        self.queue.push(Reverse((self.now + after, self.next)));
+    }
+
+    fn delay(&mut self) -> Duration {
+        Duration::from_millis(self.rng.random_range(1..40))
+    }
+
+    fn can_talk(&self, one: usize, two: usize) -> bool {
+        self.side[one] == self.side[two]
+    }
+
+    fn perform(&mut self, node: usize, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Send(to, frame) => self.send(node, index(to), &frame),
+                Effect::Close(peer, why) => self.close(node, index(peer), why),
+                Effect::Dial(target) => self.dial(node, target),
+                Effect::Hail { digest } => {
+                    for other in 0..self.nodes.len() {
+                        if other != node && self.can_talk(node, other) {
+                            let delay = self.delay();
+                            self.later(delay, Transit::Hail { node: other, from: node, digest });
+                        }
+                    }
+                }
+                Effect::Event(Event::Unreachable(other)) => {
+                    self.log.push(format!("{:?} {node} lost sight of {}", self.now, index(other)))
+                }
+                Effect::Event(_) => {}
+            }
+        }
+    }
+
+    fn send(&mut self, from: usize, to: usize, frame: &Frame) {
+        self.frames += 1;
+        // The real codec on every frame.
+        let bytes = wire::frame::encode(frame).unwrap();
+        assert_eq!(&wire::frame::decode(&bytes).unwrap(), frame);
+        let Some(session) = self.nodes[from].links.get(&to).copied() else { return };
+        if self.rng.random_bool(self.loss) {
+            return;
+        }
+        let copies = if self.rng.random_bool(self.loss) { 2 } else { 1 };
+        for _ in 0..copies {
+            // Without loss frames stay in order, as on a stream.
+            let delay = if self.loss > 0.0 { self.delay() } else { Duration::from_millis(20) };
+            self.later(delay, Transit::Frame { from, to, session, bytes: bytes.clone() });
+        }
+    }
+
+    fn close(&mut self, node: usize, peer: usize, _: Why) {
+        if let Some(session) = self.nodes[node].links.remove(&peer) {
+            self.later(Duration::from_millis(60), Transit::Down { node: peer, peer: node, session });
+        }
+    }
+
+    fn dial(&mut self, node: usize, target: Target) {
+        let (peer, rendezvous) = match &target {
+            Target::Rendezvous(address) => (address.clone(), Some(address.clone())),
+            Target::Node { addresses, .. } => (addresses[0].clone(), None),
+        };
+        let peer: usize = peer.rsplit('/').next().unwrap().parse().unwrap();
+        let answers = peer != node && self.nodes[peer].core.is_some() && self.can_talk(node, peer);
+        if !answers || self.nodes[node].links.contains_key(&peer) {
+            self.later(Duration::from_secs(3), Transit::DialFailed { node, target });
+            return;
+        }
+        self.next += 1;
+        let session = self.next;
+        // A dead session at the other end ends when the new one comes.
+        self.later(Duration::from_millis(60), Transit::Up { node, peer, session, rendezvous });
+    }
+
+    fn up(&mut self, node: usize, peer: usize, session: u64, rendezvous: Option<String>) {
+        let alive = self.nodes[node].core.is_some() && self.nodes[peer].core.is_some();
+        if !alive || !self.can_talk(node, peer) || self.nodes[node].links.contains_key(&peer) {
+            return;
+        }
+        for (own, other, rendezvous) in [(node, peer, rendezvous), (peer, node, None)] {
+            let now = self.time(own);
+            let (key, certificate) =
+                (paper::key(other).verifying_key().to_bytes(), paper::certificate(other));
+            let core = self.nodes[own].core.as_mut().unwrap();
+            if core.prove(now, key, &certificate).is_err() {
+                continue;
+            }
+            self.nodes[own].links.insert(other, session);
+            let input = Input::LinkUp { node: id(other), rendezvous, rtt: None };
+            self.step(own, input);
+        }
+    }
+
+    fn step(&mut self, node: usize, input: Input) {
+        let now = self.time(node);
+        let Some(core) = self.nodes[node].core.as_mut() else { return };
+        let effects = core.step(now, input);
+        self.perform(node, effects);
+        self.check(node);
+    }
+
+    fn deliver(&mut self, what: Transit) {
+        match what {
+            Transit::Frame { from, to, session, bytes } => {
+                let is_current = self.nodes[to].links.get(&from) == Some(&session);
+                if is_current && self.can_talk(from, to) {
+                    let frame = wire::frame::decode(&bytes).unwrap();
+                    self.step(to, Input::Frame { from: id(from), frame, bytes: bytes.len() });
+                }
+            }
+            Transit::Up { node, peer, session, rendezvous } => self.up(node, peer, session, rendezvous),
+            Transit::Down { node, peer, session } => {
+                if self.nodes[node].links.get(&peer) == Some(&session) {
+                    self.nodes[node].links.remove(&peer);
+                    self.step(node, Input::LinkDown(id(peer)));
+                }
+            }
+            Transit::DialFailed { node, target } => self.step(node, Input::DialFailed(target)),
+            Transit::Hail { node, from, digest } => {
+                let key = paper::key(from).verifying_key().to_bytes();
+                if self.multicast {
+                    self.step(node, Input::Sighted { key, addresses: vec![address(from)], digest });
+                }
+            }
+        }
+    }
+
+    pub fn run_for(&mut self, span: Duration) {
+        let end = self.now + span;
+        loop {
+            let wake = (0..self.nodes.len()).filter_map(|node| {
+                let core = self.nodes[node].core.as_ref()?;
+                Some((core.next_wake().max(self.now + Duration::from_millis(1)), node))
+            });
+            let wake = wake.min();
+            let due = self.queue.peek().map(|Reverse((at, _))| *at);
+            let next = [wake.map(|(at, _)| at), due].into_iter().flatten().min();
+            match next {
+                Some(at) if at <= end => {
+                    self.now = at;
+                    if due == Some(at) {
+                        let Reverse((_, number)) = self.queue.pop().unwrap();
+                        let what = self.transit.remove(&number).unwrap();
+                        self.deliver(what);
+                    } else if let Some((_, node)) = wake {
+                        self.step(node, Input::Tick);
+                    }
+                }
+                _ => break,
+            }
+        }
+        self.now = end;
+    }
+
+    /// Invariants that hold after every event.
+    fn check(&mut self, node: usize) {
+        let Some(core) = &self.nodes[node].core else { return };
+        let members = core.members();
+        assert!(members.len() <= 1024);
+        for (other, member) in &members {
+            // Nobody is known who is not of the mission, and everybody by its own words.
+            let who = index(*other);
+            assert_eq!(*other, id(who));
+            assert!(who < self.nodes.len(), "a node that never was");
+            assert!(member.advert.name.starts_with(&format!("{who}-")), "{}", member.advert.name);
+            assert_eq!(member.key, paper::key(who).verifying_key().to_bytes());
+            // The newest advert of a node never gives way to an older one.
+            let last = self.sequences.entry((node, *other)).or_default();
+            assert!(*last <= member.advert.sequence, "{node} went back on {who}");
+            *last = member.advert.sequence;
+            if *other == id(node) {
+                assert_eq!(member.reach, Reach::Own);
+            }
+        }
+        for neighbour in core.neighbours().keys() {
+            let known = self.nodes[node].links.contains_key(&index(*neighbour));
+            assert!(known, "{node} believes in a link to {} that is gone", index(*neighbour));
+        }
+    }
+
+    pub fn crash(&mut self, node: usize) {
+        self.log.push(format!("{:?} crash {node}", self.now));
+        self.nodes[node].core = None;
+        self.nodes[node].links.clear();
+    }
+
+    pub fn change(&mut self, node: usize) {
+        self.nodes[node].name += 1;
+        let advert = advert(node, self.nodes[node].name);
+        self.log.push(format!("{:?} change {node}", self.now));
+        self.step(node, Input::Local(Box::new(advert)));
+    }
+
+    pub fn split(&mut self, side: impl Fn(usize) -> usize) {
+        self.side = (0..self.nodes.len()).map(side).collect();
+        self.log.push(format!("{:?} split {:?}", self.now, self.side));
+    }
+
+    pub fn heal(&mut self) {
+        self.log.push(format!("{:?} heal", self.now));
+        self.side.fill(0);
+    }
+
+    /// Forty random events.
+    pub fn trouble(&mut self) {
+        for _ in 0..40 {
+            let node = self.rng.random_range(0..self.nodes.len());
+            let is_up = self.nodes[node].core.is_some();
+            match self.rng.random_range(0..100) {
+                0..15 if is_up => self.crash(node),
+                0..35 if !is_up => {
+                    self.log.push(format!("{:?} start {node}", self.now));
+                    // Its clock may have been reset, so its numbers start again.
+                    if self.rng.random_bool(0.3) {
+                        self.nodes[node].clock_skew_s = -1_000_000;
+                    }
+                    self.start(node);
+                }
+                35..60 if is_up => self.change(node),
+                60..68 if is_up => {
+                    self.log.push(format!("{:?} leave {node}", self.now));
+                    self.step(node, Input::Leave);
+                    self.nodes[node].core = None;
+                    self.nodes[node].links.clear();
+                    self.nodes[node].has_left = true;
+                }
+                68..80 => {
+                    let sides: Vec<usize> =
+                        (0..self.nodes.len()).map(|_| self.rng.random_range(0..2)).collect();
+                    self.split(|node| sides[node]);
+                }
+                80..90 => self.heal(),
+                90..96 => {
+                    self.nodes[node].clock_skew_s = self.rng.random_range(-500_000..500_000);
+                    self.log.push(format!("{:?} clock of {node} jumps", self.now));
+                }
+                _ => {}
+            }
+            let pause = Duration::from_millis(self.rng.random_range(0..15_000));
+            self.run_for(pause);
+        }
+    }
+
+    /// The trouble ends: everybody who is up must come to know everybody who is up, and nobody else.
+    pub fn calm(&mut self) {
+        self.heal();
+        self.loss = 0.0;
+        // Without multicast, nodes that never met need somebody at a rendezvous address.
+        if self.nodes[0].core.is_none() {
+            self.start(0);
+        }
+        for node in &mut self.nodes {
+            node.clock_skew_s = 0;
+        }
+        self.run_for(Duration::from_secs(90));
+        self.assert_agreement();
+        let frames = self.frames;
+        self.run_for(Duration::from_secs(20));
+        assert!(self.frames - frames < 100 * self.nodes.len() as u64, "it does not come to rest");
+        self.assert_agreement();
+    }
+
+    pub fn there(&self, node: usize) -> usize {
+        let members = self.nodes[node].core.as_ref().unwrap().members();
+        members.values().filter(|member| !matches!(member.reach, Reach::UnreachableSince(_))).count()
+    }
+
+    /// How many still hold `node` to be there.
+    pub fn knows_of(&self, node: usize) -> usize {
+        let cores = self.nodes.iter().filter_map(|other| other.core.as_ref());
+        let sees = |core: &Core| {
+            core.members()
+                .get(&id(node))
+                .is_some_and(|member| !matches!(member.reach, Reach::UnreachableSince(_)))
+        };
+        cores.filter(|core| sees(core)).count()
+    }
+
+    pub fn link_count(&self) -> usize {
+        self.nodes.iter().map(|node| node.links.len()).sum::<usize>() / 2
+    }
+
+    pub fn assert_agreement(&mut self) {
+        let up: Vec<usize> = (0..self.nodes.len()).filter(|node| self.nodes[*node].core.is_some()).collect();
+        let mut digests = BTreeSet::new();
+        for &node in &up {
+            let members = self.nodes[node].core.as_ref().unwrap().members();
+            let there: BTreeSet<usize> = members
+                .iter()
+                .filter(|(_, member)| !matches!(member.reach, Reach::UnreachableSince(_)))
+                .map(|(other, _)| index(*other))
+                .collect();
+            assert_eq!(there, up.iter().copied().collect(), "who is there, as {node} sees it");
+            for &other in &up {
+                let advert = &members[&id(other)].advert;
+                assert_eq!(advert.name, format!("{other}-{}", self.nodes[other].name), "as {node} sees it");
+            }
+            for (other, member) in &members {
+                if self.nodes[index(*other)].has_left && member.advert.presence != Presence::Left {
+                    assert!(matches!(member.reach, Reach::UnreachableSince(_)), "{other} has left");
+                }
+            }
+            digests.insert(self.nodes[node].core.as_mut().unwrap().digest());
+        }
+        assert!(digests.len() <= 1, "digests differ");
+    }
+}
+
+/// Only to show that the trait is object safe outside the crate.
+#[allow(dead_code, reason = "used by one of the tests that share this module")]
+pub fn verifier() -> Box<dyn Verifier> {
+    Box::new(Paper::default())
+}

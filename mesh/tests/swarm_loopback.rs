@@ -1,0 +1,195 @@
+//! Real libp2p on loopback: who gets in, who does not, and what the others notice.
+
+mod swarm_support;
+
+use std::time::{Duration, Instant};
+
+use libp2p::futures::StreamExt;
+use libp2p::swarm::SwarmEvent;
+use mesh::membership::{Event, Reach};
+use mesh::swarm::{Multiaddr, PeerId};
+use swarm_support::{Mission, Net, Peer, is_there, wait_until};
+
+const SOON: Duration = Duration::from_secs(30);
+
+async fn converged(peers: &[&Peer]) {
+    for peer in peers {
+        wait_until(SOON, "everybody sees everybody", || peer.there() == peers.len()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_nodes_agree_over_quic_and_hear_of_a_change_and_a_goodbye() {
+    let mission = Mission::new();
+    let first = mission.start(Net::Quic, &[]).await;
+    let mut peers = vec![first];
+    for _ in 0..4 {
+        let known = peers[0].address();
+        peers.push(mission.start(Net::Quic, &[known]).await);
+    }
+    converged(&peers.iter().collect::<Vec<_>>()).await;
+    peers[3].rename("renamed").await;
+    let node = peers[3].node();
+    for peer in &peers {
+        wait_until(SOON, "the change arrives", || peer.name_of(node).as_deref() == Some("renamed")).await;
+    }
+    let mut events = peers[0].handle.events();
+    peers[4].handle.leave().await.unwrap();
+    let left = peers[4].node();
+    let started = Instant::now();
+    while events.recv().await.unwrap() != Event::Left(left) {
+        assert!(started.elapsed() < Duration::from_secs(5), "the goodbye was not heard");
+    }
+    let mut notices = peers[1].handle.notices();
+    wait_until(SOON, "a notice can be sent", || true).await;
+    assert!(peers[0].handle.announce(b"to all".to_vec()).await.unwrap());
+    let notice = tokio::time::timeout(SOON, notices.recv()).await.unwrap().unwrap();
+    assert_eq!((notice.from, &*notice.bytes), (peers[0].node(), &b"to all"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tcp_alone_is_enough() {
+    let mission = Mission::new();
+    let one = mission.start(Net::Tcp, &[]).await;
+    let two = mission.start(Net::Tcp, &[one.address()]).await;
+    converged(&[&one, &two]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_neighbour_is_noticed_within_ten_seconds_and_comes_back_as_itself() {
+    let mission = Mission::new();
+    let one = mission.start(Net::Quic, &[]).await;
+    let home = mission.enroll();
+    let two = mission.start_as(&home, Net::Quic, &[one.address()]).await;
+    converged(&[&one, &two]).await;
+    let node = two.node();
+    let killed = Instant::now();
+    two.running.abort();
+    wait_until(Duration::from_secs(10), "the crash is noticed", || !is_there(&one.handle, node)).await;
+    assert!(killed.elapsed() <= Duration::from_secs(10), "{:?}", killed.elapsed());
+    let again = mission.start_as(&home, Net::Quic, &[one.address()]).await;
+    assert_eq!(again.node(), node);
+    converged(&[&one, &again]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_mission_and_strangers_get_nothing() {
+    let (ours, theirs) = (Mission::new(), Mission::new());
+    let one = ours.start(Net::Quic, &[]).await;
+    let foreign = theirs.start(Net::Quic, &[one.address()]).await;
+    wait_until(SOON, "the foreign node is cut", || one.handle.counters().peers_cut >= 1).await;
+    assert_eq!((one.there(), foreign.there()), (1, 1));
+    // A stranger that speaks gossipsub and identify, but has no certificate.
+    let mut stranger = swarm_support::Stranger::new();
+    stranger.dial(one.address().parse().unwrap());
+    let started = Instant::now();
+    loop {
+        match tokio::time::timeout(SOON, stranger.swarm.select_next_some()).await.unwrap() {
+            SwarmEvent::ConnectionClosed { .. } => break,
+            SwarmEvent::Behaviour(event) => assert!(!stranger.tells_something(&event), "{event:?}"),
+            _ => {}
+        }
+    }
+    assert!(started.elapsed() < Duration::from_secs(12), "a stranger stayed for {:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_strangers_do_not_keep_members_out() {
+    let mission = Mission::new();
+    let one = mission.start(Net::Quic, &[]).await;
+    let address: Multiaddr = one.address().parse().unwrap();
+    let strangers = tokio::spawn(async move {
+        let mut gone = 0_usize;
+        let mut running = tokio::task::JoinSet::new();
+        for _ in 0..1000 {
+            let address = address.clone();
+            running.spawn(async move {
+                let mut stranger = swarm_support::Stranger::new();
+                stranger.dial(address);
+                let end = async {
+                    loop {
+                        match stranger.swarm.select_next_some().await {
+                            SwarmEvent::ConnectionClosed { .. }
+                            | SwarmEvent::OutgoingConnectionError { .. } => break,
+                            _ => {}
+                        }
+                    }
+                };
+                tokio::time::timeout(Duration::from_secs(20), end).await.is_ok()
+            });
+            while running.len() >= 200 {
+                gone += usize::from(running.join_next().await.unwrap().unwrap());
+            }
+        }
+        while let Some(ended) = running.join_next().await {
+            gone += usize::from(ended.unwrap());
+        }
+        gone
+    });
+    let two = mission.start(Net::Quic, &[one.address()]).await;
+    let three = mission.start(Net::Quic, &[one.address()]).await;
+    wait_until(Duration::from_secs(120), "members get in", || {
+        one.there() == 3 && two.there() == 3 && three.there() == 3
+    })
+    .await;
+    assert!(!strangers.is_finished(), "the members came after the strangers; nothing was shown");
+    two.rename("heard").await;
+    let node = two.node();
+    wait_until(Duration::from_secs(30), "a change is served", || {
+        one.name_of(node).as_deref() == Some("heard")
+    })
+    .await;
+    let gone = strangers.await.unwrap();
+    assert!(gone >= 950, "only {gone} of 1000 strangers were sent away");
+    assert_eq!(one.there(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flooding_member_is_cut_and_the_rest_go_on() {
+    let mission = Mission::new();
+    let one = mission.start(Net::Quic, &[]).await;
+    let two = mission.start(Net::Quic, &[one.address()]).await;
+    let flooder = mission.start(Net::Quic, &[one.address()]).await;
+    converged(&[&one, &two, &flooder]).await;
+    let node = flooder.node();
+    let started = Instant::now();
+    while one.handle.counters().peers_cut == 0 {
+        assert!(started.elapsed() < Duration::from_secs(60), "the flood goes on");
+        for n in 0..50_u32 {
+            // Refused as soon as it is cut.
+            let _ = flooder.handle.announce(n.to_be_bytes().repeat(500)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    wait_until(SOON, "the flooder is no neighbour", || {
+        one.handle
+            .members()
+            .borrow()
+            .get(&node)
+            .is_none_or(|member| !matches!(member.reach, Reach::Neighbour { .. }))
+    })
+    .await;
+    one.rename("calm").await;
+    let own = one.node();
+    wait_until(SOON, "the others go on", || two.name_of(own).as_deref() == Some("calm")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_open_streams_to_each_other() {
+    use libp2p::futures::{AsyncReadExt, AsyncWriteExt};
+    let mission = Mission::new();
+    let one = mission.start(Net::Quic, &[]).await;
+    let two = mission.start(Net::Quic, &[one.address()]).await;
+    converged(&[&one, &two]).await;
+    let protocol = mesh::swarm::StreamProtocol::new("/test/1");
+    let mut incoming = one.handle.accept_streams(protocol.clone()).unwrap();
+    let mut stream = two.handle.open_stream(one.node(), protocol, SOON).await.unwrap();
+    stream.write_all(b"blocks").await.unwrap();
+    stream.close().await.unwrap();
+    let (peer, mut stream): (PeerId, _) = incoming.next().await.unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await.unwrap();
+    assert_eq!(bytes, b"blocks");
+    let key = mesh::swarm::key_of(&peer).unwrap();
+    assert_eq!(one.handle.members().borrow()[&two.node()].key, key);
+}
