@@ -2,6 +2,7 @@
 //!
 //! * [`NodeId`]: the name of a cloudlet.
 //! * [`advert`]: what a cloudlet says of itself; [`wire`]: how that travels between cloudlets.
+//! * [`exchange`]: fetching images from one another: what to ask whom for, frames, pace, what to replicate. Pure.
 //! * [`membership`]: who is in the mesh, and how that spreads. Pure. `swarm` (feature `swarm`) drives it with libp2p.
 //! * [`selection`]: which of several cloudlets serves a need best, and why the others do not. Pure, so the
 //!   handheld, the node and the simulator decide alike.
@@ -15,6 +16,7 @@
 
 pub mod advert;
 pub mod dnssd;
+pub mod exchange;
 pub mod membership;
 pub mod node_id;
 pub mod selection;

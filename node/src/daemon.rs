@@ -7,7 +7,7 @@
 //! closed, everything joined.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -153,6 +153,10 @@ pub async fn run(
     // Nobody could reach an instance once this cloudlet's certificate has expired.
     let certified = membership.as_ref().map(|membership| Duration::from_secs(membership.ends_unix_s()));
     settings.mission_ends = settings.mission_ends.into_iter().chain(certified).min();
+    if membership.is_some() {
+        // Members come through the API; on any other address the port would serve strangers as well.
+        settings.bind = Ipv4Addr::LOCALHOST.into();
+    }
     let (instances, owner) = instances::start(settings, tools, journal).await?;
 
     let tls = membership.is_some();

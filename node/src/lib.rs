@@ -4,6 +4,7 @@
 //! * [`daemon`]: puts together what runs: [`api`] for handhelds, [`instances`] of Service VMs, their announcement.
 //! * [`trust`]: its place in the mission; [`peers`]: the other cloudlets.
 //! * [`lifecycle`]: when an instance starts and ends, and who may have one. Pure.
+//! * [`exchange`]: fetching images from other cloudlets and serving them.
 //! * [`images`]: building images; [`hypervisor`]: opening what runs VMs; [`demo`]: all of it, shown on real input.
 
 pub mod api;
@@ -12,9 +13,11 @@ pub mod config;
 pub mod daemon;
 pub mod demo;
 pub mod doctor;
+pub mod exchange;
 pub mod hypervisor;
 pub mod images;
 pub mod instances;
 pub mod lifecycle;
 pub mod peers;
+mod places;
 pub mod trust;

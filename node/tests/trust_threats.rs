@@ -6,7 +6,10 @@ use std::path::Path;
 /// Every `file::function` of a test in the text.
 fn named(text: &str) -> Vec<(&str, &str)> {
     let quoted = text.split('`').skip(1).step_by(2);
-    quoted.filter(|word| word.starts_with("trust_")).filter_map(|word| word.split_once("::")).collect()
+    quoted
+        .filter(|word| (word.starts_with("trust_") || word.starts_with("tunnel_")))
+        .filter_map(|word| word.split_once("::"))
+        .collect()
 }
 
 #[test]
@@ -25,7 +28,10 @@ fn every_test_that_the_threats_name_is_there() {
     // Each row of a table in which something is stopped names one, or says who will.
     for row in text.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| attack")) {
         let last = row.trim_end_matches('|').rsplit('|').next().unwrap();
-        let says = last.contains("trust_") || last.contains("mesh::") || last.contains("by construction");
+        let says = last.contains("trust_")
+            || last.contains("tunnel_")
+            || last.contains("mesh::")
+            || last.contains("by construction");
         assert!(says, "no test: {row}");
     }
 }

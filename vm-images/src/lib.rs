@@ -5,6 +5,7 @@
 //! part and the id of the parent image, so one id fixes everything down to the last block.
 //!
 //! * [`manifest`], [`id`], [`signature`]: pure; always there.
+//! * [`blocks`]: a part in blocks that can be checked one by one; pure.
 //! * [`qcow2`]: the few facts about disk files that identity and starting depend on.
 //! * [`store`] (feature `store`): images on disk: publish atomically, verify, pin, collect garbage.
 //! * [`build`] (feature `build`): what of a recipe the host does. Starting the guest is the caller's business:
@@ -16,6 +17,7 @@
 #[cfg(test)]
 extern crate self as vm_images;
 
+pub mod blocks;
 #[cfg(feature = "build")]
 pub mod build;
 pub mod id;

@@ -8,6 +8,8 @@
 //! ROOT/pins/<id>              empty: keep this image
 //! ROOT/trusted/<key>          empty: use images signed by this key
 //! ROOT/verified/<id>          what the files looked like when everything was last checked
+//! ROOT/incoming/<id>/         an image that is being fetched from others; stays when its fetcher dies
+//! ROOT/lists/<digest>         values of the blocks of a part with this digest, so that they are taken once only
 //! ROOT/tmp/<random>/          a draft or rubbish; whose `lock` nobody holds is rubbish
 //! ```
 //!
@@ -26,8 +28,10 @@ mod error;
 pub(crate) mod files;
 mod gc;
 mod image;
+mod incoming;
 mod key_file;
 mod leftovers;
+mod lists;
 mod lock;
 mod names;
 mod stamp;
@@ -44,6 +48,7 @@ pub(crate) use error::reading;
 pub(crate) use error::writing;
 pub use gc::GcReport;
 pub use image::{Broken, Image, Listing};
+pub use incoming::{Incoming, Interrupted, Naming};
 pub use verify::Progress;
 
 use crate::id::ImageId;
@@ -76,7 +81,7 @@ impl Store {
         let root = root.canonicalize().map_err(reading("open", root))?;
         check_format(&root)?;
         let store = Self { inner: Arc::new(Inner { root, key, verified: Mutex::default() }) };
-        for dir in ["images", "names", "pins", "trusted", "verified", "tmp"] {
+        for dir in ["images", "names", "pins", "trusted", "verified", "tmp", "incoming", "lists"] {
             files::make_directory(&store.root().join(dir))?;
         }
         let lock = store.lock("opening the store")?;

@@ -228,7 +228,7 @@ fn an_image_that_others_need_is_not_removed() {
     store.unpin(speech).unwrap();
     let draft = store.begin(Some(speech)).unwrap();
     let said = store.remove(speech).unwrap_err().to_string();
-    assert!(said.contains("an image that is being built depends on it"), "{said}");
+    assert!(said.contains("an image that is being built or fetched depends on it"), "{said}");
     drop(draft);
     store.remove(speech).unwrap();
     assert!(store.by_name("speech").is_err());

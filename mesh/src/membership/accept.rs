@@ -23,8 +23,8 @@ impl Core {
         }
         link.heard = now;
         match frame {
-            // The driver has used it up; again it means nothing.
-            Frame::Hello { .. } => {}
+            // The driver has used them up; here they mean nothing.
+            Frame::Hello { .. } | Frame::Ready => {}
             Frame::Beat { digest, held_us, degree } => self.on_beat(from, digest, held_us, degree),
             Frame::Summary { versions, revocations } => self.on_summary(from, &versions, revocations),
             Frame::Want(wants) => self.on_want(from, &wants),

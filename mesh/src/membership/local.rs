@@ -10,7 +10,7 @@ use crate::wire;
 use crate::wire::cells::Cells;
 
 /// Connecting and hanging up come in groups; they are said once. A guess, short beside the 2 s that news may take.
-const LINKS_SETTLE: Duration = Duration::from_millis(200);
+const LINKS_SETTLE: Duration = Duration::from_millis(400);
 /// Load is said at most so often. A guess: clients that ask every few seconds see no older load than this.
 const LOAD_EVERY: Duration = Duration::from_secs(2);
 /// Place and charge are said at most so often. A guess.
@@ -52,7 +52,11 @@ impl Core {
         let due = match self.entries.get(&self.identity.node) {
             None => Some(now),
             Some(entry) => waits(&entry.advert, &desired).map(|wait| match wait {
-                Wait::ForLinks => self.publish_at.unwrap_or(now + LINKS_SETTLE),
+                Wait::ForLinks => {
+                    // Something that may wait for longer may be noted already.
+                    let settled = now + LINKS_SETTLE;
+                    self.publish_at.map_or(settled, |at| at.min(settled))
+                }
                 Wait::Since(interval) => (self.published_at + interval).max(now),
             }),
         };

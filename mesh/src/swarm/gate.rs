@@ -3,6 +3,10 @@
 //! [`Gated`] wraps a behaviour. A new connection gets an empty handler that speaks no protocol; the wrapped behaviour
 //! hears nothing of it. [`Gated::open`] lets the wrapped behaviour make its handler and tells it that the connection
 //! was established. So a peer that has proved nothing can neither subscribe nor send nor ask.
+//!
+//! Both sides open at their own time, and a protocol that is asked for too early is taken as not spoken at all. So an
+//! opened connection first only answers; it reports that ([`Told::Answering`]), the other side is told over the link,
+//! and [`Gated::go`] lets the wrapped behaviour ask.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::task::{Context, Poll, Waker};
@@ -35,7 +39,8 @@ pub(super) struct Gated<B: NetworkBehaviour> {
     inner: B,
     waiting: BTreeMap<ConnectionId, (PeerId, Waiting, Option<ConnectedPoint>)>,
     open: BTreeMap<ConnectionId, PeerId>,
-    handlers: VecDeque<(PeerId, ConnectionId, THandler<B>)>,
+    orders: VecDeque<(PeerId, ConnectionId, Order<THandler<B>>)>,
+    answering: VecDeque<ConnectionId>,
     waker: Option<Waker>,
 }
 
@@ -45,7 +50,8 @@ impl<B: NetworkBehaviour> Gated<B> {
             inner,
             waiting: BTreeMap::new(),
             open: BTreeMap::new(),
-            handlers: VecDeque::new(),
+            orders: VecDeque::new(),
+            answering: VecDeque::new(),
             waker: None,
         }
     }
@@ -76,11 +82,26 @@ impl<B: NetworkBehaviour> Gated<B> {
             failed_addresses: &[],
             other_established,
         }));
-        self.handlers.push_back((peer, connection, handler));
+        self.order(peer, connection, Order::Open(Box::new(handler)));
+        true
+    }
+
+    /// The other side answers: from now on the wrapped behaviour may ask.
+    pub(super) fn go(&mut self, connection: ConnectionId) {
+        if let Some(peer) = self.open.get(&connection).copied() {
+            self.order(peer, connection, Order::Go);
+        }
+    }
+
+    fn order(&mut self, peer: PeerId, connection: ConnectionId, order: Order<THandler<B>>) {
+        self.orders.push_back((peer, connection, order));
+        self.wake();
+    }
+
+    fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
-        true
     }
 
     fn count(&self, peer: PeerId) -> usize {
@@ -90,7 +111,7 @@ impl<B: NetworkBehaviour> Gated<B> {
 
 impl<B: NetworkBehaviour> NetworkBehaviour for Gated<B> {
     type ConnectionHandler = Handler<THandler<B>>;
-    type ToSwarm = B::ToSwarm;
+    type ToSwarm = Told<B::ToSwarm>;
 
     fn handle_established_inbound_connection(
         &mut self,
@@ -155,26 +176,41 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gated<B> {
         connection: ConnectionId,
         event: THandlerOutEvent<Self>,
     ) {
-        self.inner.on_connection_handler_event(peer, connection, event);
+        match event {
+            Told::Inner(event) => self.inner.on_connection_handler_event(peer, connection, event),
+            Told::Answering(()) => {
+                self.answering.push_back(connection);
+                self.wake();
+            }
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
-        if let Some((peer_id, connection, handler)) = self.handlers.pop_front() {
-            return Poll::Ready(ToSwarm::NotifyHandler {
-                peer_id,
-                handler: NotifyHandler::One(connection),
-                event: Order::Open(Box::new(handler)),
-            });
+        if let Some((peer_id, connection, event)) = self.orders.pop_front() {
+            let handler = NotifyHandler::One(connection);
+            return Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler, event });
+        }
+        if let Some(connection) = self.answering.pop_front() {
+            return Poll::Ready(ToSwarm::GenerateEvent(Told::Answering(connection)));
         }
         self.waker = Some(cx.waker().clone());
-        self.inner.poll(cx).map(|event| event.map_in(Order::Inner))
+        self.inner.poll(cx).map(|event| event.map_in(Order::Inner).map_out(Told::Inner))
     }
+}
+
+/// What is said of a connection: by what is inside, or that it answers now.
+#[derive(Debug)]
+pub(super) enum Told<T, C = ConnectionId> {
+    Inner(T),
+    Answering(C),
 }
 
 /// What a handler is told.
 pub(super) enum Order<H: ConnectionHandler> {
     /// From now on be this.
     Open(Box<H>),
+    /// The other side answers.
+    Go,
     /// For the handler inside.
     Inner(H::FromBehaviour),
 }
@@ -183,6 +219,7 @@ impl<H: ConnectionHandler> std::fmt::Debug for Order<H> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Open(_) => f.write_str("Open"),
+            Self::Go => f.write_str("Go"),
             Self::Inner(event) => f.debug_tuple("Inner").field(event).finish(),
         }
     }
@@ -191,12 +228,24 @@ impl<H: ConnectionHandler> std::fmt::Debug for Order<H> {
 /// Nothing, until it is told what to be.
 pub(super) struct Handler<H> {
     inner: Option<H>,
+    /// Whether it is still to be said that this answers.
+    is_new: bool,
+    /// Whether the other side answers.
+    may_ask: bool,
     waker: Option<Waker>,
 }
 
 impl<H> Default for Handler<H> {
     fn default() -> Self {
-        Self { inner: None, waker: None }
+        Self { inner: None, is_new: false, may_ask: false, waker: None }
+    }
+}
+
+impl<H> Handler<H> {
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
     }
 }
 
@@ -204,7 +253,7 @@ type Inbound<P> = Either<SendWrapper<P>, SendWrapper<DeniedUpgrade>>;
 
 impl<H: ConnectionHandler> ConnectionHandler for Handler<H> {
     type FromBehaviour = Order<H>;
-    type ToBehaviour = H::ToBehaviour;
+    type ToBehaviour = Told<H::ToBehaviour, ()>;
     type InboundProtocol = Inbound<H::InboundProtocol>;
     type OutboundProtocol = H::OutboundProtocol;
     type InboundOpenInfo = Either<H::InboundOpenInfo, ()>;
@@ -228,9 +277,12 @@ impl<H: ConnectionHandler> ConnectionHandler for Handler<H> {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, Self::OutboundOpenInfo, Self::ToBehaviour>> {
+        if std::mem::take(&mut self.is_new) {
+            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(Told::Answering(())));
+        }
         match &mut self.inner {
-            Some(inner) => inner.poll(cx),
-            None => {
+            Some(inner) if self.may_ask => inner.poll(cx).map(|event| event.map_custom(Told::Inner)),
+            _ => {
                 self.waker = Some(cx.waker().clone());
                 Poll::Pending
             }
@@ -238,16 +290,20 @@ impl<H: ConnectionHandler> ConnectionHandler for Handler<H> {
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Option<Self::ToBehaviour>> {
-        self.inner.as_mut().map_or(Poll::Ready(None), |inner| inner.poll_close(cx))
+        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        inner.poll_close(cx).map(|event| event.map(Told::Inner))
     }
 
     fn on_behaviour_event(&mut self, order: Self::FromBehaviour) {
         match order {
             Order::Open(handler) => {
                 self.inner = Some(*handler);
-                if let Some(waker) = self.waker.take() {
-                    waker.wake();
-                }
+                self.is_new = true;
+                self.wake();
+            }
+            Order::Go => {
+                self.may_ask = true;
+                self.wake();
             }
             Order::Inner(event) => {
                 if let Some(inner) = &mut self.inner {

@@ -14,6 +14,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::behaviour::{self, All, AllEvent, MAX_NOTICE_BYTES, ProvenEvent};
+use super::gate::Told;
 use super::hail::{Call, Sockets};
 use super::handle::{Ask, Counts, Handle, Notice};
 use super::io::{FromLink, Link};
@@ -200,7 +201,7 @@ impl Owner {
                     Some(ask) => self.ask(ask),
                     None => break,
                 },
-                Some(said) = self.from_links.recv() => self.from_link(said),
+                Some(said) = self.from_links.recv() => self.link_said(said),
                 event = self.swarm.select_next_some() => self.swarm_event(event),
                 heard = hears => self.heard(heard),
                 _ = interfaces.tick() => self.every_while(),
@@ -278,7 +279,7 @@ impl Owner {
         gossip.publish(self.topic.clone(), bytes).is_ok()
     }
 
-    fn from_link(&mut self, said: FromLink) {
+    fn link_said(&mut self, said: FromLink) {
         match said {
             FromLink::Hello { connection, peer, certificate, is_good } => {
                 let now = self.now();
@@ -306,6 +307,10 @@ impl Owner {
             FromLink::Frame { connection, frame, bytes } => {
                 self.counts.frames_received.fetch_add(1, Ordering::Relaxed);
                 self.counts.bytes_received.fetch_add(bytes as u64, Ordering::Relaxed);
+                if frame == Frame::Ready {
+                    self.swarm.behaviour_mut().proven.go(connection);
+                    return;
+                }
                 let node = self.connections.get(&connection).and_then(|known| known.node);
                 if let Some(from) = node.filter(|node| self.links.get(node) == Some(&connection)) {
                     // Whatever else changes members is told by an event.
@@ -378,7 +383,12 @@ impl Owner {
     }
 
     fn send(&mut self, node: NodeId, frame: &Frame) {
-        let Some(connection) = self.links.get(&node).copied() else { return };
+        if let Some(connection) = self.links.get(&node).copied() {
+            self.write(connection, frame);
+        }
+    }
+
+    fn write(&mut self, connection: ConnectionId, frame: &Frame) {
         let bytes = match frame::encode(frame) {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -497,11 +507,12 @@ impl Owner {
     fn swarm_event(&mut self, event: SwarmEvent<AllEvent>) {
         match event {
             SwarmEvent::Behaviour(AllEvent::Link(opened)) => self.opened(opened),
-            SwarmEvent::Behaviour(AllEvent::Proven(ProvenEvent::Gossip(gossipsub::Event::Message {
-                propagation_source,
-                message_id,
-                message,
-            }))) => {
+            SwarmEvent::Behaviour(AllEvent::Proven(Told::Answering(connection))) => {
+                self.write(connection, &Frame::Ready);
+            }
+            SwarmEvent::Behaviour(AllEvent::Proven(Told::Inner(ProvenEvent::Gossip(
+                gossipsub::Event::Message { propagation_source, message_id, message },
+            )))) => {
                 let acceptance = self.notice(propagation_source, &message);
                 let gossip = &mut self.swarm.behaviour_mut().proven.inner().gossip;
                 gossip.report_message_validation_result(&message_id, &propagation_source, acceptance);

@@ -106,6 +106,8 @@ pub enum Frame {
     Meet(NodeId),
     /// The sender has more links than it needs; hang up if you have too.
     Part,
+    /// The sender now answers everything on this connection.
+    Ready,
 }
 
 type IdCell = [u8; NodeId::BYTES];
@@ -122,6 +124,7 @@ enum Body {
     Bye(u8),
     Meet(IdCell),
     Part,
+    Ready,
 }
 
 type Bytes = Vec<u8>;
@@ -213,6 +216,7 @@ impl TryFrom<Body> for Frame {
             Body::Bye(1) => Self::Bye(Bye::Leaving),
             Body::Meet(node) => Self::Meet(NodeId::from_bytes(node)),
             Body::Part => Self::Part,
+            Body::Ready => Self::Ready,
             Body::Bye(_) => return Err(Error::Value("reason")),
         })
     }
@@ -246,6 +250,7 @@ impl From<&Frame> for Body {
             Frame::Bye(Bye::Leaving) => Self::Bye(1),
             Frame::Meet(node) => Self::Meet(*node.as_bytes()),
             Frame::Part => Self::Part,
+            Frame::Ready => Self::Ready,
         }
     }
 }

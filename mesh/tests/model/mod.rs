@@ -1,5 +1,11 @@
 //! Cores of several nodes on a clock and a network of paper.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "support of tests: a failure is a panic, and real nodes run on the real clock"
+)]
+
 pub mod paper;
 
 use std::cmp::Reverse;

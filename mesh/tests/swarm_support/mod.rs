@@ -1,5 +1,11 @@
 //! Missions, members and strangers on loopback.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "support of tests: a failure is a panic, and real nodes run on the real clock"
+)]
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 

@@ -13,10 +13,13 @@
 //! | `GET /instances/{id}?client_token=…` | | [`Instance`], or 404; with the token, the client is known to be there still |
 //! | `DELETE /instances/{id}?client_token=…` | | [`Instance`]: that client no longer uses it; the last one stops it |
 //! | `DELETE /instances/{id}?force=true` | | [`Instance`]: stopped whoever uses it |
+//! | `GET /instances/{id}/tunnel?client_token=…` | `Upgrade: cloudlet-tcp` | 101, then the bytes of a TCP connection to its service |
 //! | `GET /events` | | server-sent [`Event`]s: the present state of every instance, then each change |
 //! | `POST /pairing` | [`ShowCode`] | [`PairingCode`]: for the cloudlet's own operator |
 //! | `GET /revocations` | | [`Revocations`] of the mission, as far as heard |
 //! | `POST /revocations` | [`Revocations`] | [`Heard`] |
+//! | `GET /peers` | | `[Peer]`: the cloudlets of the mission |
+//! | `GET /peers/{node_id}/tunnel` | `Upgrade: cloudlet-tcp` | 101, then the bytes of a connection to that cloudlet's API |
 //! | `GET /openapi.json` | | the OpenAPI document |
 //!
 //! In a mission, all of it is TLS 1.3 with certificates of the mission on both sides; what each request needs to be
@@ -36,6 +39,11 @@ pub const VERSION: u32 = 1;
 pub const MAX_REQUEST_BYTES: usize = 64 * 1024;
 /// Longest client token, bytes.
 pub const MAX_CLIENT_TOKEN_BYTES: usize = 128;
+/// What a tunnel is called in `Upgrade`: after the answer 101 both sides send raw bytes.
+pub const TUNNEL_PROTOCOL: &str = "cloudlet-tcp";
+/// Most tunnels that one member may have through a cloudlet. Guess: a browser opens six connections to a host, a handheld
+/// uses a few services.
+pub const MAX_TUNNELS: usize = 32;
 
 /// What a cloudlet is and how busy it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -177,7 +185,8 @@ pub struct Instance {
     pub image: String,
     /// How far it is.
     pub state: State,
-    /// Where the service answers; there as soon as the state is `ready`.
+    /// Where the service answers; there as soon as the state is `ready`. In a mission an address that only the cloudlet
+    /// itself reaches: others use `GET /instances/{id}/tunnel`.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub address: Option<SocketAddr>,
     /// Whether others may join.
@@ -258,6 +267,14 @@ pub enum Code {
     UnknownInstance,
     /// No such path (404).
     UnknownPath,
+    /// No cloudlet of that id is known here (404).
+    UnknownPeer,
+    /// The instance does not serve yet, or no longer (409).
+    NotReady,
+    /// This member has as many tunnels as it may have (429).
+    TooManyTunnels,
+    /// The service or the other cloudlet does not answer this one (502).
+    Unreachable,
     /// Not enough memory or CPU is free (503).
     InsufficientResources,
     /// The image is damaged or cannot run on this host (500).

@@ -4,13 +4,16 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use reqwest::{Method, RequestBuilder, Response};
+use mesh::NodeId;
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 use vm_images::ServiceId;
 
 use crate::api::{self, Cloudlet, Event, Instance, Problem, Service, Start, State};
+use crate::endpoint::{Endpoint, Way};
 use crate::http::{self, BodyError};
+use crate::relay::Relay;
 use crate::{Access, Error, Events, Refusal, Step, now};
 
 /// Longest answer that is read, bytes. A cloudlet with 100 services and 100 instances answers with about 60 KiB.
@@ -31,7 +34,11 @@ const SILENCE_PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
+    /// Where requests go.
     base: String,
+    /// What people are told; another address than `base` if the cloudlet is behind another one.
+    url: String,
+    relay: Option<Arc<Relay>>,
     /// Where the last answer came from.
     peer: Arc<Mutex<Option<SocketAddr>>>,
 }
@@ -43,8 +50,12 @@ impl Client {
     }
 
     /// The cloudlet at `url`: `https://HOST:PORT` for a member of a mission, `http://HOST:PORT` without one, or short
-    /// `HOST:PORT`. Nothing is sent yet.
+    /// `HOST:PORT`. Behind another cloudlet, its [`Client::url`]: `https://HOST:PORT/api/v1/peers/{node}/tunnel`. Nothing is
+    /// sent yet.
     pub fn with(access: &Access, url: &str) -> Result<Self, Error> {
+        if let Some(relayed) = Self::by_url(access, url) {
+            return relayed;
+        }
         let bad = || Error::Url(url.chars().take(200).collect());
         let scheme = access.scheme();
         let full = if url.contains("://") { url.to_owned() } else { format!("{scheme}://{url}") };
@@ -61,7 +72,7 @@ impl Client {
             return Err(bad());
         }
         let base = full.trim_end_matches('/').to_owned();
-        Ok(Self { http: http::client(access, None)?, base, peer: Arc::default() })
+        Ok(Self::direct(http::client(access, None, None)?, base))
     }
 
     /// The cloudlet at `address`, which runs without a mission. The address may be an IPv6 link-local one with its scope.
@@ -73,12 +84,30 @@ impl Client {
     /// As [`Self::at`], with this access.
     pub fn reaching(access: &Access, address: SocketAddr) -> Result<Self, Error> {
         let (http, base) = http::endpoint(access, address)?;
-        Ok(Self { http, base, peer: Arc::default() })
+        Ok(Self::direct(http, base))
+    }
+
+    fn direct(http: reqwest::Client, base: String) -> Self {
+        Self { http, url: base.clone(), base, relay: None, peer: Arc::default() }
+    }
+
+    /// By way of another cloudlet; `base` is the local end of that way.
+    pub(crate) fn by_relay(http: reqwest::Client, base: String, url: String, relay: Arc<Relay>) -> Self {
+        Self { http, base, url, relay: Some(relay), peer: Arc::default() }
+    }
+
+    pub(crate) fn relay(&self) -> Option<&Relay> {
+        self.relay.as_deref()
+    }
+
+    /// Whether this is TLS with a certificate of a mission.
+    fn is_member(&self) -> bool {
+        self.base.starts_with("https:")
     }
 
     /// Its address as a URL.
     pub fn url(&self) -> &str {
-        &self.base
+        &self.url
     }
 
     /// What it is and how busy it is.
@@ -179,7 +208,7 @@ impl Client {
         let learned = trust.learn(&encoded).map_err(|error| self.protocol(DOING, error.to_string()))?;
         if learned.refused > 0 {
             tracing::warn!(
-                cloudlet = self.base,
+                cloudlet = self.url,
                 refused = learned.refused,
                 "it tells of revocations that nobody signed who may"
             );
@@ -191,7 +220,7 @@ impl Client {
     pub async fn events(&self) -> Result<Events, Error> {
         let request = self.http.request(Method::GET, format!("{}/api/v1/events", self.base));
         let response = self.send("stream its events", request).await?;
-        Ok(Events::new(self.base.clone(), response))
+        Ok(Events::new(self.url.clone(), response))
     }
 
     /// Waits until an instance is ready, for at most `limit`: by the event stream, and if that is not to be had or
@@ -209,8 +238,52 @@ impl Client {
         }
     }
 
+    /// A connection to the service in an instance that the holder of `client_token` uses, through the API.
+    pub async fn tunnel(&self, id: Uuid, client_token: &str) -> Result<reqwest::Upgraded, Error> {
+        let query = [("client_token", client_token)];
+        self.upgrade("open a tunnel to an instance", &format!("/instances/{id}/tunnel"), &query).await
+    }
+
+    /// A connection to the API of another cloudlet, through this one's.
+    pub(crate) async fn tunnel_to(&self, node: NodeId) -> Result<reqwest::Upgraded, Error> {
+        self.upgrade("open a tunnel to another cloudlet", &format!("/peers/{node}/tunnel"), &[]).await
+    }
+
+    async fn upgrade(
+        &self,
+        doing: &'static str,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<reqwest::Upgraded, Error> {
+        // Not `request`: its limit would end the tunnel, too.
+        let request = self.http.request(Method::GET, format!("{}/api/v1{path}", self.base)).query(query);
+        let request = request.header("connection", "upgrade").header("upgrade", api::TUNNEL_PROTOCOL);
+        let upgraded = async {
+            let response = request.send().await.map_err(|source| self.vanished(doing, source))?;
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                return response.upgrade().await.map_err(|source| self.vanished(doing, source));
+            }
+            Err(self.refusal(doing, response).await)
+        };
+        match tokio::time::timeout(ANSWER_LIMIT, upgraded).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::Timeout { step: Step::Using, limit: ANSWER_LIMIT }),
+        }
+    }
+
+    /// A local address at which the service in an instance answers: for members, whose traffic goes through the API.
+    /// `None` without a mission, where [`Self::service_address`] is reached by everybody.
+    pub fn endpoint(&self, id: Uuid, client_token: &str) -> Result<Option<Endpoint>, Error> {
+        if !self.is_member() {
+            return Ok(None);
+        }
+        let way = Way::Service { client: self.clone(), instance: id, client_token: client_token.to_owned() };
+        Endpoint::open(way).map(Some).map_err(Error::Local)
+    }
+
     /// Where the service in `instance` answers, seen from here: a cloudlet that listens everywhere may give an
-    /// unspecified address, which means the one that it was reached at.
+    /// unspecified address, which means the one that it was reached at. In a mission, only the cloudlet itself reaches
+    /// that address; see [`Self::endpoint`].
     pub fn service_address(&self, instance: &Instance) -> Option<SocketAddr> {
         let mut address = instance.address?;
         if address.ip().is_unspecified()
@@ -236,9 +309,9 @@ impl Client {
                         Ok(instance) => instance,
                         Err(_) => return Ok(None),
                     },
-                    Ok(Some(Event::Goodbye)) => return Err(Error::Goodbye { cloudlet: self.base.clone() }),
+                    Ok(Some(Event::Goodbye)) => return Err(Error::Goodbye { cloudlet: self.url.clone() }),
                     Ok(None) | Err(_) => {
-                        tracing::debug!(cloudlet = self.base, "the event stream broke; asking instead");
+                        tracing::debug!(cloudlet = self.url, "the event stream broke; asking instead");
                         return Ok(None);
                     }
                 },
@@ -285,7 +358,7 @@ impl Client {
         let started = now();
         let response = self.send(doing, request).await?;
         let bytes = self.body(doing, response).await?;
-        tracing::debug!(cloudlet = self.base, doing, ms = crate::ms_since(started), "answered");
+        tracing::debug!(cloudlet = self.url, doing, ms = crate::ms_since(started), "answered");
         serde_json::from_slice(&bytes).map_err(|error| self.protocol(doing, error.to_string()))
     }
 
@@ -299,13 +372,22 @@ impl Client {
         if status.is_success() {
             return Ok(response);
         }
-        let bytes = self.body(doing, response).await?;
+        Err(self.refusal(doing, response).await)
+    }
+
+    /// The error that an answer is.
+    async fn refusal(&self, doing: &'static str, response: Response) -> Error {
+        let status = response.status();
+        let bytes = match self.body(doing, response).await {
+            Ok(bytes) => bytes,
+            Err(error) => return error,
+        };
         match serde_json::from_slice::<Problem>(&bytes) {
             Ok(problem) => {
                 let refusal = Refusal { status: status.as_u16(), problem };
-                Err(Error::Refused { cloudlet: self.base.clone(), doing, refusal })
+                Error::Refused { cloudlet: self.url.clone(), doing, refusal }
             }
-            Err(_) => Err(self.protocol(doing, format!("HTTP status {status} without a known reason"))),
+            Err(_) => self.protocol(doing, format!("HTTP status {status} without a known reason")),
         }
     }
 
@@ -317,11 +399,11 @@ impl Client {
     }
 
     fn vanished(&self, doing: &'static str, source: reqwest::Error) -> Error {
-        Error::Vanished { cloudlet: self.base.clone(), doing, source: source.without_url() }
+        Error::Vanished { cloudlet: self.url.clone(), doing, source: source.without_url() }
     }
 
     fn protocol(&self, doing: &'static str, what: String) -> Error {
-        Error::Protocol { cloudlet: self.base.clone(), doing, what }
+        Error::Protocol { cloudlet: self.url.clone(), doing, what }
     }
 }
 

@@ -34,6 +34,32 @@ pub enum Error {
         /// `http` or `https`.
         scheme: &'static str,
     },
+    /// There is no such way: only members are relayed, and only over so many cloudlets.
+    #[error(
+        "{url} is no way to a cloudlet: at most {} may be in between, and only for members of a mission",
+        crate::MAX_RELAYS
+    )]
+    NoRelay {
+        /// The way.
+        url: String,
+    },
+    /// A cloudlet that was named as a way is not there.
+    #[error("there is no cloudlet '{name}' here to go through; {}", list_names(.there))]
+    NoWay {
+        /// The name.
+        name: String,
+        /// Who is there.
+        there: Vec<String>,
+    },
+    /// The cloudlet that was named as a way reaches no others.
+    #[error("{name} reaches no other cloudlet")]
+    NobodyBehind {
+        /// Its name.
+        name: String,
+    },
+    /// A local address for a tunnel cannot be opened.
+    #[error("cannot open a local address for the service")]
+    Local(#[source] std::io::Error),
     /// This handheld's certificate or key does not work.
     #[error("this handheld's certificate cannot be used")]
     Trust(#[source] mesh::trust::Error),
@@ -186,10 +212,16 @@ impl Error {
                 "check that it runs and that you are still on its network; handheld discover lists others".to_owned()
             }
             Self::Protocol { .. } => "check the address; if it is right, one side needs the other's release".to_owned(),
-            Self::Refused { .. } | Self::Http(_) => return None,
+            Self::NobodyBehind { .. } => "leave out --via, or wait until it has found others (cloudlet mesh, there)".to_owned(),
+            Self::NoWay { .. } => "name one of those, or give its URL".to_owned(),
+            Self::Refused { .. } | Self::Http(_) | Self::NoRelay { .. } | Self::Local(_) => return None,
         };
         Some(text)
     }
+}
+
+fn list_names(names: &[String]) -> String {
+    if names.is_empty() { "nobody answers".to_owned() } else { format!("these are: {}", names.join(", ")) }
 }
 
 fn list_offered(offered: &[(String, Vec<ServiceId>)]) -> String {

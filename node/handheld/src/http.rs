@@ -3,14 +3,20 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use mesh::NodeId;
+
 use crate::{Access, Error};
 
 /// Longest wait for a connection. Guess: ten times a slow link's round trip, short enough to go on to another cloudlet.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
 /// A client that goes straight to the local link, with the scheme that its URLs have. `pin` makes a host name stand for
-/// an address.
-pub fn client(access: &Access, pin: Option<(&str, SocketAddr)>) -> Result<reqwest::Client, Error> {
+/// an address; with `expected`, only the cloudlet of that id is spoken to.
+pub fn client(
+    access: &Access,
+    pin: Option<(&str, SocketAddr)>,
+    expected: Option<NodeId>,
+) -> Result<reqwest::Client, Error> {
     let mut builder = reqwest::Client::builder()
         // A proxy of the enterprise cannot reach the link, and must not see what goes over it.
         .no_proxy()
@@ -22,7 +28,7 @@ pub fn client(access: &Access, pin: Option<(&str, SocketAddr)>) -> Result<reqwes
     }
     let config = match access {
         Access::Insecure => mesh::trust::tls::nobody(),
-        Access::Member(trust) => mesh::trust::tls::client(trust, None),
+        Access::Member(trust) => mesh::trust::tls::client(trust, expected),
     };
     let secure = matches!(access, Access::Member(_));
     builder = builder.https_only(secure).tls_backend_preconfigured(config.map_err(Error::Trust)?);
@@ -36,9 +42,9 @@ pub fn endpoint(access: &Access, address: SocketAddr) -> Result<(reqwest::Client
     match address {
         SocketAddr::V6(v6) if v6.scope_id() != 0 => {
             let host = format!("link-{}.local", v6.scope_id());
-            Ok((client(access, Some((&host, address)))?, format!("{scheme}://{host}:{}", v6.port())))
+            Ok((client(access, Some((&host, address)), None)?, format!("{scheme}://{host}:{}", v6.port())))
         }
-        other => Ok((client(access, None)?, format!("{scheme}://{other}"))),
+        other => Ok((client(access, None, None)?, format!("{scheme}://{other}"))),
     }
 }
 

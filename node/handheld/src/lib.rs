@@ -46,6 +46,7 @@
 //! * [`api`]: the wire types of the cloudlet's HTTP API.
 //! * [`Client`]: one cloudlet's API.
 //! * [`discover`]: cloudlets on the link that really answered; [`survey`] and [`choose`]: which serves best.
+//! * [`Endpoint`]: a local address for a service that only members reach; [`beyond`]: cloudlets behind others.
 //! * [`Session`], [`run_service`]: the whole way, with its [`Timing`].
 //! * [`speech`]: the protocol of the sample service.
 //!
@@ -57,10 +58,12 @@ mod access;
 pub mod api;
 mod client;
 mod discovery;
+mod endpoint;
 mod error;
 mod events;
 mod http;
 mod pair;
+mod relay;
 pub mod selection;
 mod session;
 pub mod speech;
@@ -68,11 +71,13 @@ pub mod speech;
 pub use access::Access;
 pub use client::Client;
 pub use discovery::{DISCOVERY_LIMIT, Reachable, Search, discover, published, reach};
+pub use endpoint::{Endpoint, Way};
 pub use error::{Error, Refusal};
 pub use events::Events;
 pub use pair::{PairError, Paired, Where, pair};
+pub use relay::{MAX_RELAYS, beyond};
 pub use selection::{Surveyed, Wanted, choose, survey};
-pub use session::{Done, Options, RunError, Session, Starting, Step, Timing, run_service};
+pub use session::{Done, Options, RunError, Session, Starting, Step, Timing, find, run_service};
 
 #[expect(clippy::disallowed_methods, reason = "a client measures how long the real world takes")]
 pub(crate) fn now() -> std::time::Instant {

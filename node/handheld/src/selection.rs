@@ -133,7 +133,8 @@ fn candidate(surveyed: &Surveyed) -> Candidate {
     let load = &reachable.cloudlet.load;
     // Whole microseconds, as they are recorded, so that a recorded survey leads to the same figures.
     let rtt = Duration::from_micros(u64::try_from(reachable.rtt.as_micros()).unwrap_or(u64::MAX));
-    let link = Link { rtt: Some(rtt), rate_bytes_per_s: *rate_bytes_per_s, ..Link::default() };
+    let hops = Some(if reachable.client.via().is_some() { 2 } else { 1 });
+    let link = Link { rtt: Some(rtt), rate_bytes_per_s: *rate_bytes_per_s, hops, ..Link::default() };
     let load = Load {
         cpu_used_millis: load.cpu_used_millis,
         cpu_total_millis: load.cpu_total_millis,
@@ -155,6 +156,6 @@ fn candidate(surveyed: &Surveyed) -> Candidate {
         },
         // It was asked a moment ago.
         load_age: Some(Duration::ZERO),
-        ..Candidate::unknown(reachable.node, &reachable.cloudlet.name, load, link, offer)
+        ..Candidate::unknown(reachable.node, &reachable.label(), load, link, offer)
     }
 }

@@ -11,6 +11,8 @@ use vm_images::ServiceId;
 
 use crate::api::{Code, Instance, Sharing, Start, State};
 use crate::discovery::{Reachable, Search, discover, reach};
+use crate::endpoint::Endpoint;
+use crate::relay::beyond;
 use crate::selection::{Surveyed, Wanted, choose, survey};
 use crate::{Client, Error, ms_since, now};
 
@@ -24,6 +26,8 @@ pub struct Options {
     pub service: ServiceId,
     /// Address of the cloudlet as a URL; `None`: look for one.
     pub cloudlet: Option<String>,
+    /// Name or URL of a cloudlet to go through to others; `None`: directly, or through whichever is best.
+    pub via: Option<String>,
     /// How to look for one.
     pub search: Search,
     /// Longest wait for the instance to become ready.
@@ -46,6 +50,7 @@ impl Options {
         Self {
             service,
             cloudlet: None,
+            via: None,
             search: Search::default(),
             ready_limit: READY_LIMIT,
             sharing: Sharing::Shared,
@@ -112,6 +117,7 @@ pub struct Session {
     reachable: Reachable,
     instance: Instance,
     address: SocketAddr,
+    endpoint: Option<Endpoint>,
     client_token: String,
     timing: Timing,
 }
@@ -130,9 +136,15 @@ impl Session {
         ready
     }
 
-    /// Where the service answers.
+    /// Where the service answers any program on this device: in a mission a local address whose connections become
+    /// tunnels, which lasts as long as the session; else the cloudlet's forwarded port.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The local address, in a mission.
+    pub fn endpoint(&self) -> Option<&Endpoint> {
+        self.endpoint.as_ref()
     }
 
     /// The instance that serves.
@@ -176,10 +188,7 @@ impl Starting {
         let mut timing = Timing::default();
         let mut start = now();
         progress(Step::Discovering);
-        let cloudlets = match &options.cloudlet {
-            Some(url) => vec![reach(Client::with(&options.search.access, url)?).await?],
-            None => discover(&options.search).await?,
-        };
+        let cloudlets = find(&options.search, options.cloudlet.as_deref(), options.via.as_deref()).await?;
         timing.discovery_ms = ms_since(start);
 
         progress(Step::Choosing);
@@ -202,16 +211,19 @@ impl Starting {
             State::Ready => self.instance.clone(),
             _ => client.wait_ready(self.instance.id, limit).await?,
         };
-        let address = client.service_address(&instance).ok_or_else(|| Error::Protocol {
-            cloudlet: client.url().to_owned(),
-            doing: "give the address of a ready instance",
-            what: "there is none".to_owned(),
-        })?;
+        let endpoint = client.endpoint(instance.id, &self.client_token)?;
+        let direct = || client.service_address(&instance);
+        let address =
+            endpoint.as_ref().map(Endpoint::address).or_else(direct).ok_or_else(|| Error::Protocol {
+                cloudlet: client.url().to_owned(),
+                doing: "give the address of a ready instance",
+                what: "there is none".to_owned(),
+            })?;
         let mut timing = self.timing;
         timing.ready_ms = ms_since(start);
         timing.cloudlet_ready_after_ms = instance.ready_after_ms;
         let (reachable, client_token) = (self.reachable.clone(), self.client_token.clone());
-        Ok(Session { reachable, instance, address, client_token, timing })
+        Ok(Session { reachable, instance, address, endpoint, client_token, timing })
     }
 
     /// Tells the cloudlet that this client will not use the instance. A failure is only logged: the cloudlet stops idle
@@ -265,6 +277,35 @@ pub async fn run_service<T, E: std::error::Error + 'static>(
         tracing::warn!(error = &error as &dyn std::error::Error, "the instance was not released");
     }
     Ok(Done { result: result.map_err(RunError::Use)?, timing, cloudlet })
+}
+
+/// The named cloudlet; or those behind `via`; or all that answer, and those behind them.
+pub async fn find(
+    search: &Search,
+    cloudlet: Option<&str>,
+    via: Option<&str>,
+) -> Result<Vec<Reachable>, Error> {
+    if let Some(url) = cloudlet {
+        return Ok(vec![reach(Client::with(&search.access, url)?).await?]);
+    }
+    let Some(via) = via else {
+        let mut found = discover(search).await?;
+        let behind = beyond(&search.access, &found).await;
+        found.extend(behind);
+        return Ok(found);
+    };
+    let first = match via.contains(':') {
+        true => reach(Client::with(&search.access, via)?).await?,
+        false => {
+            let mut found = discover(search).await?;
+            let there = found.iter().map(|one| one.cloudlet.name.clone()).collect();
+            let named = found.iter().position(|one| one.cloudlet.name == via);
+            let named = named.ok_or_else(|| Error::NoWay { name: via.chars().take(80).collect(), there })?;
+            found.swap_remove(named)
+        }
+    };
+    let behind = beyond(&search.access, std::slice::from_ref(&first)).await;
+    if behind.is_empty() { Err(Error::NobodyBehind { name: first.cloudlet.name }) } else { Ok(behind) }
 }
 
 /// The cloudlets that can serve, best first.

@@ -11,12 +11,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
+use mesh::NodeId;
 use mesh::trust::{Member, tls};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -28,6 +31,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Arrival;
 use super::gate::Peer;
+use crate::peers::{ByPeer, Relayed, Relays};
+use crate::places::Place;
 use crate::trust::Membership;
 
 /// Most connections at a time; further ones wait in the kernel's queue. A handheld holds one or two. Guess.
@@ -38,6 +43,9 @@ pub const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long a TLS handshake may take. Guess: two round trips and four kilobytes, at 8 kbit/s.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// After how long without a packet a peer is asked whether it is still there; a few unanswered questions later the
+/// connection is gone. It matters for tunnels, which may be silent for long. Guess: a packet of 60 bytes in 30 s.
+const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(30);
 /// Finished handshakes that wait to be served. The server takes them at once; guess.
 const FINISHED: usize = 16;
 
@@ -55,7 +63,7 @@ impl Tls {
 
     /// The connection of a member; `None` for everybody else.
     async fn shake_hands(self: Arc<Self>, raw: Raw) -> Option<(Connection, SocketAddr)> {
-        let Raw { stream, peer, place } = raw;
+        let Raw { stream, peer, places } = raw;
         let failed = |error: &dyn std::fmt::Display| {
             // Not louder: strangers must not be able to fill the log.
             tracing::debug!(%peer, %error, "not a member");
@@ -75,7 +83,7 @@ impl Tls {
         match self.membership.verify(chain) {
             Ok(member) => {
                 let wire = Wire::Tls(Box::new(stream));
-                Some((Connection::new(wire, SILENCE_LIMIT, place, Some(Arc::new(member))), peer))
+                Some((Connection::new(wire, SILENCE_LIMIT, places, Some(Arc::new(member))), peer))
             }
             Err(refusal) => {
                 failed(&refusal);
@@ -87,9 +95,16 @@ impl Tls {
 
 /// A connection on which nothing was said yet.
 struct Raw {
-    stream: TcpStream,
+    stream: Carrier,
     peer: SocketAddr,
-    place: Option<OwnedSemaphorePermit>,
+    places: Held,
+}
+
+/// What a connection takes up for as long as it lives.
+#[derive(Default)]
+struct Held {
+    _place: Option<OwnedSemaphorePermit>,
+    _relay: Option<Place<NodeId>>,
 }
 
 /// A listener whose connections keep to the limits.
@@ -121,20 +136,24 @@ impl Door {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
-        Raw { stream, peer, place }
+        let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE_AFTER).with_interval(KEEP_ALIVE_AFTER / 3);
+        if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&keep_alive) {
+            tracing::debug!(%error, "cannot set SO_KEEPALIVE");
+        }
+        Raw { stream: Carrier::Tcp(stream), peer, places: Held { _place: place, _relay: None } }
     }
 }
 
 impl Guarded {
-    /// With `tls`, for members only.
-    pub(super) fn new(listener: TcpListener, tls: Option<Tls>) -> Self {
+    /// With `tls`, for members only; of those also the ones whom other cloudlets bring.
+    pub(super) fn new(listener: TcpListener, tls: Option<Tls>, relayed: Option<Relays>) -> Self {
         let address = listener.local_addr();
         let door = Door { listener, places: Arc::new(Semaphore::new(MAX_CONNECTIONS)) };
         let source = match tls {
             None => Source::Plain(door),
             Some(tls) => {
                 let (sender, finished) = mpsc::channel(FINISHED);
-                let task = tokio::spawn(shake_all_hands(door, Arc::new(tls), sender));
+                let task = tokio::spawn(shake_all_hands(door, Arc::new(tls), relayed, sender));
                 Source::Tls { finished, _task: AbortOnDropHandle::new(task) }
             }
         };
@@ -142,13 +161,47 @@ impl Guarded {
     }
 }
 
-async fn shake_all_hands(mut door: Door, tls: Arc<Tls>, sender: mpsc::Sender<(Connection, SocketAddr)>) {
+/// Takes a connection that another cloudlet brought, if there is room; it is not left waiting, since the next one would
+/// wait behind it.
+fn take(places: &Arc<Semaphore>, relayed: Relayed) -> Option<Raw> {
+    let Relayed { stream, by, place } = relayed;
+    let Ok(own) = places.clone().try_acquire_owned() else {
+        tracing::debug!(%by, "no room for a relayed connection");
+        return None;
+    };
+    // Relayed connections have no address; the certificate says who it is.
+    let peer = SocketAddr::from(([0, 0, 0, 0], 0));
+    let places = Held { _place: Some(own), _relay: Some(place) };
+    Some(Raw { stream: Carrier::Relayed(Box::new(stream)), peer, places })
+}
+
+async fn shake_all_hands(
+    mut door: Door,
+    tls: Arc<Tls>,
+    mut relayed: Option<Relays>,
+    sender: mpsc::Sender<(Connection, SocketAddr)>,
+) {
     let mut shaking = JoinSet::new();
+    let places = door.places.clone();
     loop {
+        let next = async {
+            match &mut relayed {
+                Some(relayed) => relayed.next().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             raw = door.open() => {
                 shaking.spawn(tls.clone().shake_hands(raw));
             }
+            brought = next => match brought {
+                Some(brought) => {
+                    if let Some(raw) = take(&places, brought) {
+                        shaking.spawn(tls.clone().shake_hands(raw));
+                    }
+                }
+                None => relayed = None,
+            },
             Some(shaken) = shaking.join_next() => match shaken {
                 Ok(Some(member)) => {
                     if sender.send(member).await.is_err() {
@@ -169,8 +222,8 @@ impl Listener for Guarded {
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         match &mut self.source {
             Source::Plain(door) => {
-                let Raw { stream, peer, place } = door.open().await;
-                (Connection::new(Wire::Plain(stream), SILENCE_LIMIT, place, None), peer)
+                let Raw { stream, peer, places } = door.open().await;
+                (Connection::new(Wire::Plain(stream), SILENCE_LIMIT, places, None), peer)
             }
             Source::Tls { finished, .. } => match finished.recv().await {
                 Some(member) => member,
@@ -191,41 +244,94 @@ impl Listener for Guarded {
 impl Connected<IncomingStream<'_, Guarded>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Guarded>) -> Self {
         let connection = stream.io();
-        let address = connection.stream.tcp().local_addr();
-        let arrival = Arrival(address.ok().map(|address| address.ip().to_canonical()));
-        Self { arrival, member: connection.member.clone() }
+        let address = connection.stream.tcp().and_then(|tcp| tcp.local_addr().ok());
+        let arrival = Arrival(address.map(|address| address.ip().to_canonical()));
+        Self { arrival, member: connection.member.clone(), silence: connection.silence.allowed.clone() }
     }
+}
+
+/// What brings the bytes.
+enum Carrier {
+    Tcp(TcpStream),
+    /// A stream from another cloudlet, which sees nothing but TLS.
+    Relayed(Box<ByPeer>),
 }
 
 /// Bytes as they are, or as TLS carries them.
 enum Wire {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Carrier),
+    Tls(Box<TlsStream<Carrier>>),
 }
 
 impl Wire {
-    fn tcp(&self) -> &TcpStream {
-        match self {
-            Self::Plain(stream) => stream,
+    fn tcp(&self) -> Option<&TcpStream> {
+        let carrier = match self {
+            Self::Plain(carrier) => carrier,
             Self::Tls(stream) => stream.get_ref().0,
+        };
+        match carrier {
+            Carrier::Tcp(stream) => Some(stream),
+            Carrier::Relayed(_) => None,
         }
     }
 }
 
-/// Does the same on both kinds of wire.
-macro_rules! on_wire {
-    ($wire:expr, $stream:ident => $does:expr) => {
-        match $wire {
-            Wire::Plain(stream) => {
-                let $stream = Pin::new(stream);
-                $does
+/// An enum of streams is one itself.
+macro_rules! streams {
+    ($kind:ident { $($variant:ident($stream:ident) => $pinned:expr),+ $(,)? }) => {
+        impl AsyncRead for $kind {
+            fn poll_read(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                match &mut *self { $(Self::$variant($stream) => Pin::new($pinned).poll_read(cx, buf)),+ }
             }
-            Wire::Tls(stream) => {
-                let $stream = Pin::new(stream.as_mut());
-                $does
+        }
+
+        impl AsyncWrite for $kind {
+            fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+                match &mut *self { $(Self::$variant($stream) => Pin::new($pinned).poll_write(cx, buf)),+ }
+            }
+
+            fn poll_write_vectored(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bufs: &[io::IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                match &mut *self { $(Self::$variant($stream) => Pin::new($pinned).poll_write_vectored(cx, bufs)),+ }
+            }
+
+            fn is_write_vectored(&self) -> bool {
+                match self { $(Self::$variant($stream) => $stream.is_write_vectored()),+ }
+            }
+
+            fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match &mut *self { $(Self::$variant($stream) => Pin::new($pinned).poll_flush(cx)),+ }
+            }
+
+            fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match &mut *self { $(Self::$variant($stream) => Pin::new($pinned).poll_shutdown(cx)),+ }
             }
         }
     };
+}
+
+streams!(Carrier { Tcp(stream) => stream, Relayed(stream) => stream.as_mut() });
+streams!(Wire { Plain(stream) => stream, Tls(stream) => stream.as_mut() });
+
+/// Says that a connection may be silent from now on: it has become a tunnel, which has its own rules.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Silence(Arc<AtomicBool>);
+
+impl Silence {
+    pub(super) fn allow(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_allowed(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// A connection that does not outlast its silence.
@@ -233,22 +339,26 @@ pub(super) struct Connection {
     stream: Wire,
     member: Option<Arc<Member>>,
     limit: Duration,
-    silence: Pin<Box<Sleep>>,
-    _place: Option<OwnedSemaphorePermit>,
+    silence: Alarm,
+    _places: Held,
+}
+
+struct Alarm {
+    rings: Pin<Box<Sleep>>,
+    allowed: Silence,
 }
 
 impl Connection {
-    fn new(
-        stream: Wire,
-        limit: Duration,
-        place: Option<OwnedSemaphorePermit>,
-        member: Option<Arc<Member>>,
-    ) -> Self {
-        Self { stream, member, limit, silence: Box::pin(tokio::time::sleep(limit)), _place: place }
+    fn new(stream: Wire, limit: Duration, places: Held, member: Option<Arc<Member>>) -> Self {
+        let silence = Alarm { rings: Box::pin(tokio::time::sleep(limit)), allowed: Silence::default() };
+        Self { stream, member, limit, silence, _places: places }
     }
 
     fn silent<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        ready!(self.silence.as_mut().poll(cx));
+        if self.silence.allowed.is_allowed() {
+            return Poll::Pending;
+        }
+        ready!(self.silence.rings.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -263,13 +373,13 @@ impl AsyncRead for Connection {
         if let Poll::Ready(over) = self.silent(cx) {
             return Poll::Ready(over);
         }
-        on_wire!(&mut self.stream, stream => stream.poll_read(cx, buf))
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = on_wire!(&mut self.stream, stream => stream.poll_write(cx, buf));
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.after_write(cx, written)
     }
 
@@ -278,23 +388,20 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = on_wire!(&mut self.stream, stream => stream.poll_write_vectored(cx, bufs));
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.after_write(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.stream {
-            Wire::Plain(stream) => stream.is_write_vectored(),
-            Wire::Tls(stream) => stream.is_write_vectored(),
-        }
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_wire!(&mut self.stream, stream => stream.poll_flush(cx))
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on_wire!(&mut self.stream, stream => stream.poll_shutdown(cx))
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -307,7 +414,7 @@ impl Connection {
         match written {
             Poll::Ready(Ok(count)) => {
                 let until = Instant::now() + self.limit;
-                self.silence.as_mut().reset(until);
+                self.silence.rings.as_mut().reset(until);
                 Poll::Ready(Ok(count))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -325,7 +432,8 @@ mod tests {
     async fn pair(limit: Duration) -> (Connection, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (Connection::new(Wire::Plain(listener.accept().await.unwrap().0), limit, None, None), client)
+        let carrier = Carrier::Tcp(listener.accept().await.unwrap().0);
+        (Connection::new(Wire::Plain(carrier), limit, Held::default(), None), client)
     }
 
     #[tokio::test]
@@ -369,8 +477,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_tunnel_may_be_silent() {
+        let limit = Duration::from_millis(50);
+        let (mut server, mut client) = pair(limit).await;
+        server.silence.allowed.allow();
+        tokio::time::sleep(limit * 3).await;
+        client.write_all(b"x").await.unwrap();
+        assert_eq!(server.read_u8().await.unwrap(), b'x');
+        server.write_all(b"y").await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), b'y');
+    }
+
+    #[tokio::test]
     async fn further_connections_wait_until_one_ends() {
-        let mut guarded = Guarded::new(TcpListener::bind("127.0.0.1:0").await.unwrap(), None);
+        let mut guarded = Guarded::new(TcpListener::bind("127.0.0.1:0").await.unwrap(), None, None);
         let Source::Plain(door) = &mut guarded.source else { unreachable!() };
         door.places = Arc::new(Semaphore::new(1));
         let address = guarded.local_addr().unwrap();

@@ -3,7 +3,7 @@
 //!
 //! | request | needs |
 //! |---|---|
-//! | `GET` anything, `POST /instances`, `DELETE /instances/{id}?client_token=…`, `POST /revocations` | `use-services` |
+//! | `GET` anything, tunnels included, `POST /instances`, `DELETE /instances/{id}?client_token=…`, `POST /revocations` | `use-services` |
 //! | `DELETE /instances/{id}?force=true` | `operate` |
 //! | `POST /pairing` | this cloudlet's own key: the operator at its console |
 //!
@@ -18,6 +18,7 @@ use axum::response::Response;
 use handheld::api::Code;
 use mesh::trust::{Member, Permissions};
 
+use super::connection::Silence;
 use super::problem::Failure;
 use super::routes::PREFIX;
 use super::{Api, Arrival};
@@ -29,6 +30,7 @@ pub(super) struct Peer {
     pub(super) arrival: Arrival,
     /// `None` on a plain connection.
     pub(super) member: Option<Arc<Member>>,
+    pub(super) silence: Silence,
 }
 
 /// A member whose standing can be asked for at any time; `None` where there is no mission.

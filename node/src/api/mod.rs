@@ -3,6 +3,7 @@
 //! * [`connection`]: who may hold how many connections for how long; TLS
 //! * [`gate`]: who may do what; [`mission`]: pairing and revocations
 //! * [`routes`], [`handlers`], [`events`]: what is answered, and the OpenAPI document made from the same
+//! * [`tunnel`]: raw bytes to a Service VM; [`relay`]: to another cloudlet's API
 //! * [`problem`], [`extract`]: every error is a [`handheld::api::Problem`]
 
 use std::net::{IpAddr, SocketAddr};
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::instances::{self, Instances};
 use crate::peers::Peers;
+use crate::places::Places;
 use crate::trust::Membership;
 
 mod connection;
@@ -24,7 +26,9 @@ mod handlers;
 mod mission;
 mod peers;
 mod problem;
+mod relay;
 mod routes;
+mod tunnel;
 mod view;
 
 pub use connection::{MAX_CONNECTIONS, SILENCE_LIMIT};
@@ -54,6 +58,8 @@ pub struct Api {
     membership: Option<Membership>,
     /// `None` where there is no mesh.
     peers: Option<Peers>,
+    /// By public key; one entry for all who have none.
+    tunnels: Places<Option<[u8; 32]>>,
 }
 
 impl Api {
@@ -65,7 +71,14 @@ impl Api {
         goodbye: CancellationToken,
         membership: Option<Membership>,
     ) -> Self {
-        Self { about: Arc::new(about), instances, goodbye, membership, peers: None }
+        Self {
+            about: Arc::new(about),
+            instances,
+            goodbye,
+            membership,
+            peers: None,
+            tunnels: Places::default(),
+        }
     }
 
     /// The same, with the other cloudlets.
@@ -95,8 +108,9 @@ pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) -> 
         Some(membership) => Some(connection::Tls::new(membership).map_err(std::io::Error::other)?),
         None => None,
     };
+    let relayed = api.peers.as_ref().and_then(Peers::relayed);
     let service = router(api).into_make_service_with_connect_info::<gate::Peer>();
-    axum::serve(connection::Guarded::new(listener, tls), service)
+    axum::serve(connection::Guarded::new(listener, tls, relayed), service)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
 }

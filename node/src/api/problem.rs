@@ -19,9 +19,13 @@ impl Failure {
     pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
         let status = match code {
             Code::BadRequest => StatusCode::BAD_REQUEST,
-            Code::UnknownService | Code::UnknownInstance | Code::UnknownPath => StatusCode::NOT_FOUND,
+            Code::UnknownService | Code::UnknownInstance | Code::UnknownPath | Code::UnknownPeer => {
+                StatusCode::NOT_FOUND
+            }
             Code::NotAllowed => StatusCode::FORBIDDEN,
-            Code::NoMission => StatusCode::CONFLICT,
+            Code::NoMission | Code::NotReady => StatusCode::CONFLICT,
+            Code::TooManyTunnels => StatusCode::TOO_MANY_REQUESTS,
+            Code::Unreachable => StatusCode::BAD_GATEWAY,
             Code::InsufficientResources | Code::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             Code::UnusableImage | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         };

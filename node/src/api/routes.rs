@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 
 use super::Api;
 use super::problem::Failure;
-use super::{events, gate, handlers, mission, peers};
+use super::{events, gate, handlers, mission, peers, relay, tunnel};
 
 /// What all paths begin with.
 pub(super) const PREFIX: &str = "/api/v1";
@@ -40,10 +40,12 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(handlers::service))
         .routes(routes!(handlers::instances, handlers::start))
         .routes(routes!(handlers::instance, handlers::leave))
+        .routes(routes!(tunnel::tunnel))
         .routes(routes!(events::events))
         .routes(routes!(mission::show_code))
         .routes(routes!(mission::revocations, mission::hear))
         .routes(routes!(peers::peers))
+        .routes(routes!(relay::relay))
         .routes(routes!(handlers::openapi));
     OpenApiRouter::with_openapi(Info::openapi()).nest(PREFIX, v1)
 }

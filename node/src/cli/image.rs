@@ -282,6 +282,16 @@ fn gc(config: &Config, dry_run: bool, output: Output) -> Result<(), Failure> {
         || {
             let removed = report.removed.iter().map(|id| format!("removed {}\n", id.short()));
             removed.collect::<String>()
+                + &report
+                    .interrupted
+                    .iter()
+                    .map(|id| {
+                        format!(
+                            "kept what was fetched of {}; 'cloudlet image rm {id}' removes it\n",
+                            id.short()
+                        )
+                    })
+                    .collect::<String>()
                 + &format!(
                     "{} became free, {} left-overs of killed builds removed\n",
                     bytes(report.freed_bytes),
@@ -291,7 +301,7 @@ fn gc(config: &Config, dry_run: bool, output: Output) -> Result<(), Failure> {
         || {
             json!({
                 "dry_run": false, "removed": report.removed, "freed_bytes": report.freed_bytes,
-                "leftovers": report.leftovers,
+                "leftovers": report.leftovers, "interrupted": report.interrupted,
             })
         },
     )
@@ -327,6 +337,13 @@ fn remove(config: &Config, wanted: &str, output: Output) -> Result<(), Failure> 
         Ok(id) => (id, id.short()),
         Err(_) => store.resolve(wanted).map(|image| (image.id, image.label()))?,
     };
+    if !store.contains(id) && store.interrupted()?.iter().any(|one| one.id == id) {
+        let freed_bytes = store.discard_interrupted(id)?;
+        return output.result(
+            || format!("removed what was fetched of {label}"),
+            || json!({"removed": id, "freed_bytes": freed_bytes}),
+        );
+    }
     let live = live::images(config)?;
     if live.images.contains(&id) {
         let error = anyhow::anyhow!("instances run on image {label}");

@@ -53,7 +53,7 @@ const CHANGES: usize = 1024;
 pub struct Settings {
     /// What may be given to instances, and for how long.
     pub limits: Limits,
-    /// Address on which forwarded ports are opened.
+    /// Address on which forwarded ports are opened: loopback in a mission, where members come through the API.
     pub bind: IpAddr,
     /// Directory with one directory for each instance.
     pub directory: PathBuf,

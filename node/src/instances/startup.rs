@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use migration::VmId;
@@ -62,8 +63,9 @@ pub async fn start(
 ) -> Result<(Instances, Running), StartError> {
     let clock = Clock::start();
     let (found_with, directory, limits) = (tools.clone(), settings.directory.clone(), settings.limits);
+    let bind = settings.bind;
     let look = move || {
-        let found = find(&journal, &*found_with.hypervisor, &directory)?;
+        let found = find(&journal, &*found_with.hypervisor, &directory, bind)?;
         let plan = reconcile(clock.now(), &limits, &found.records, &found.running, &found.directories);
         clean(&plan, &*found_with.hypervisor, &directory);
         Ok::<_, StartError>((journal, plan))
@@ -93,19 +95,28 @@ struct Found {
     directories: BTreeSet<VmId>,
 }
 
-fn find(journal: &Journal, hypervisor: &dyn Hypervisor, directory: &Path) -> Result<Found, StartError> {
+fn find(
+    journal: &Journal,
+    hypervisor: &dyn Hypervisor,
+    directory: &Path,
+    bind: IpAddr,
+) -> Result<Found, StartError> {
     let records = journal.read()?;
     let running = hypervisor.list().map_err(StartError::List)?;
     let adoptable =
-        running.into_iter().map(|vm| (vm.vm, adopt(hypervisor, vm.vm, records.get(&vm.vm)))).collect();
+        running.into_iter().map(|vm| (vm.vm, adopt(hypervisor, vm.vm, records.get(&vm.vm), bind))).collect();
     Ok(Found { records, running: adoptable, directories: directories(directory)? })
 }
 
-/// Only a VM that is to run on is taken over.
-fn adopt(hypervisor: &dyn Hypervisor, vm: VmId, record: Option<&Reading>) -> Adoptable {
+/// Only a VM that is to run on is taken over. Of its forwarded ports those count that could be opened now: one that was open
+/// to everybody before this cloudlet was in a mission must not stay so.
+fn adopt(hypervisor: &dyn Hypervisor, vm: VmId, record: Option<&Reading>, bind: IpAddr) -> Adoptable {
     match record {
         Some(Reading::Good(saved)) if saved.phase == SavedPhase::Ready => match hypervisor.adopt(vm) {
-            Ok(running) => Adoptable::Adopted { executing: running.executing, forwards: running.forwards },
+            Ok(mut running) => {
+                running.forwards.retain(|(address, _)| !bind.is_loopback() || address.ip().is_loopback());
+                Adoptable::Adopted { executing: running.executing, forwards: running.forwards }
+            }
             Err(error) => Adoptable::NotAdopted(tasks::chain(&error)),
         },
         _ => Adoptable::NotAdopted("it is not to run on".to_owned()),

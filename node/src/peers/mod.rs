@@ -2,6 +2,7 @@
 //!
 //! * [`Peers`]: who is there, what they hold, and the way to them; for the API and whatever else needs peers.
 //! * [`local`]: what this cloudlet says of itself.
+//! * [`relay`]: connections to the APIs of cloudlets by way of others.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,9 +18,11 @@ use crate::config;
 use crate::trust::Membership;
 
 mod local;
+mod relay;
 mod view;
 
 pub use local::Local;
+pub use relay::{ByPeer, Relayed, Relays};
 
 /// How often this cloudlet looks at its own state for something new to say; the mesh decides what of that is worth
 /// sending. A guess: half of what a handheld may wait for a change.

@@ -29,6 +29,8 @@ struct Shared {
     released: Condvar,
     on_clone: Mutex<Option<Hook>>,
     health: Arc<AtomicU16>,
+    service: Mutex<Option<SocketAddr>>,
+    binds: Mutex<Vec<IpAddr>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +67,16 @@ impl Watched {
         let health = self.shared.health.clone();
         let answer = move |_: &_| Answer::text(health.load(Ordering::SeqCst), "ok");
         self.fake.set_guest(Guest { agent, service: Service::Custom(Arc::new(answer)), ..Guest::default() });
+    }
+
+    /// Forwarded ports of guests that start from now on are this one, where the test serves.
+    pub fn serve_at(&self, address: SocketAddr) {
+        *self.shared.service.lock().unwrap() = Some(address);
+    }
+
+    /// Addresses on which ports were to be forwarded.
+    pub fn binds(&self) -> Vec<IpAddr> {
+        self.shared.binds.lock().unwrap().clone()
     }
 
     pub fn fail_nth(&self, operation: Operation, nth: u64) {
@@ -182,6 +194,10 @@ impl Hypervisor for Watched {
     }
 
     fn forward_port(&self, vm: VmId, bind: IpAddr, port: u16, guest_port: u16) -> Result<SocketAddr, Error> {
+        self.shared.binds.lock().unwrap().push(bind);
+        if let Some(service) = *self.shared.service.lock().unwrap() {
+            return Ok(service);
+        }
         self.fake.forward_port(vm, bind, port, guest_port)
     }
 

@@ -26,6 +26,7 @@ use vm_images::Store;
 
 pub mod hypervisor;
 pub mod images;
+pub mod mission;
 
 pub use hypervisor::Watched;
 

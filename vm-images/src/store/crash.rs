@@ -38,7 +38,8 @@ mod tests {
     use std::path::Path;
     use std::process::Command;
 
-    use super::support::{open, publish_base, publish_service};
+    use super::super::Naming;
+    use super::support::{begin_fetch, fetch_blocks, open, publish_base, publish_service};
     use super::*;
 
     /// Does nothing unless [`publish_in_a_process_that_dies_at`] starts it.
@@ -51,11 +52,52 @@ mod tests {
         }
     }
 
+    /// Does nothing unless the test below starts it.
+    #[test]
+    fn the_process_that_is_killed_when_it_has_fetched() {
+        if let Some(root) = std::env::var_os("CRASH_FETCHED") {
+            let from = open(&Path::new(&root).join("from"));
+            let to = open(&Path::new(&root).join("to"));
+            let mut incoming = begin_fetch(&from, &to, from.by_name("base").unwrap().id);
+            fetch_blocks(&from, &mut incoming, usize::MAX);
+            incoming.publish(Naming::Take).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_fetcher_that_is_killed_while_it_publishes_leaves_a_whole_image_or_all_its_blocks() {
+        // The first point is passed by builders only.
+        for point in &POINTS[1..] {
+            let dir = tempfile::tempdir().unwrap();
+            let from = open(&dir.path().join("from"));
+            let base = publish_base(&from, b"base");
+            die_at(point, "the_process_that_is_killed_when_it_has_fetched", "CRASH_FETCHED", dir.path());
+
+            let to = open(&dir.path().join("to"));
+            assert!(to.list().unwrap().broken.is_empty(), "'{point}' left half an image");
+            if to.contains(base) {
+                to.verify(base).unwrap();
+                // What is left of the fetch goes away, whoever looks first.
+                assert_eq!(to.gc(&BTreeSet::from([base])).unwrap().interrupted, [], "'{point}'");
+            } else {
+                let mut incoming = begin_fetch(&from, &to, base);
+                assert_eq!(fetch_blocks(&from, &mut incoming, usize::MAX), 0, "'{point}' lost blocks");
+                incoming.publish(Naming::Take).unwrap();
+                to.verify(base).unwrap();
+            }
+            assert_eq!(to.interrupted().unwrap(), [], "'{point}'");
+        }
+    }
+
     fn publish_in_a_process_that_dies_at(point: &str, root: &Path) {
+        die_at(point, "the_process_that_is_killed", "CRASH_ROOT", root);
+    }
+
+    fn die_at(point: &str, process: &str, variable: &str, root: &Path) {
         let status = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "store::crash::tests::the_process_that_is_killed"])
+            .args(["--exact", &format!("store::crash::tests::{process}")])
             .env("CRASH_AT", point)
-            .env("CRASH_ROOT", root)
+            .env(variable, root)
             .stdout(std::process::Stdio::null())
             .status()
             .unwrap();

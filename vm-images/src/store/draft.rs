@@ -11,7 +11,8 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use super::crash;
 use super::error::{Error, reading, writing};
 use super::image::{MANIFEST, SIGNATURE, backing_path};
-use super::leftovers::Workspace;
+use super::incoming::Naming;
+use super::leftovers::{End, Workspace};
 use super::stamp::FileStamp;
 use super::{Store, files, verify};
 use crate::id::ImageId;
@@ -30,6 +31,7 @@ pub struct Draft {
     store: Store,
     workspace: Workspace,
     parent: Option<ImageId>,
+    naming: Naming,
 }
 
 impl Store {
@@ -46,11 +48,21 @@ impl Store {
             std::os::unix::fs::symlink(target, &link).map_err(writing("create", &link, 0))?;
         }
         crash::point("draft made");
-        Ok(Draft { store: self.clone(), workspace, parent })
+        Ok(Draft { store: self.clone(), workspace, parent, naming: Naming::Take })
     }
 }
 
 impl Draft {
+    /// A draft in a directory that stays unless it is published.
+    pub(super) fn resumed(
+        store: Store,
+        workspace: Workspace,
+        parent: Option<ImageId>,
+        naming: Naming,
+    ) -> Self {
+        Self { store, workspace, parent, naming }
+    }
+
     /// Where the parts belong, each under its role's file name.
     pub fn dir(&self) -> PathBuf {
         self.workspace.path().join("image")
@@ -164,7 +176,7 @@ impl Draft {
     }
 
     fn finish(
-        self,
+        mut self,
         manifest: &Manifest,
         bytes: &[u8],
         signature: &[u8],
@@ -186,10 +198,13 @@ impl Draft {
         files::write_new(&dir.join(SIGNATURE), signature, 0o444)?;
         crash::point("signature written");
         let name = self.workspace.path().join("name");
+        // From an earlier try, if the draft was kept.
+        files::remove(&name)?;
         files::write_new(&name, format!("{id}\n").as_bytes(), 0o644)?;
         files::sync_directory(&dir)?;
         crash::point("image synced");
         self.reveal(id, &manifest.name, &name)?;
+        self.workspace.end(End::Remove);
         self.store.stamp_published(id, stamps);
         crash::point("stamped");
         tracing::info!(image = manifest.label(id), "published");
@@ -217,7 +232,11 @@ impl Draft {
         };
         let named = files::sync_directory(&self.store.root().join("images")).and_then(|()| {
             crash::point("image renamed");
-            files::rename(name_file, &self.store.name_path(name))
+            let path = self.store.name_path(name);
+            if self.naming == Naming::IfFree && path.exists() {
+                return Ok(());
+            }
+            files::rename(name_file, &path)
         });
         if let Err(error) = named {
             if appeared {

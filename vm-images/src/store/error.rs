@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::id::ImageId;
 use crate::manifest::Role;
-use crate::{manifest, qcow2, signature};
+use crate::{blocks, manifest, qcow2, signature};
 
 /// Why the store could not do what was asked. Unless a variant says otherwise, the store is as it was before.
 #[derive(Debug, thiserror::Error)]
@@ -202,6 +202,33 @@ pub enum Error {
     Draft {
         /// What is wrong with it.
         reason: String,
+    },
+    /// Another process is fetching the same image.
+    #[error("image {image} is being fetched by another process; wait for that, or end it")]
+    BeingFetched {
+        /// Short id.
+        image: String,
+    },
+    /// A part cannot be cut into blocks, or its blocks do not belong to it.
+    #[error("the {part} of image {image} cannot be exchanged in blocks", part = role.title())]
+    Blocks {
+        /// Name and short id.
+        image: String,
+        /// Which part.
+        role: Role,
+        /// Why not.
+        #[source]
+        source: blocks::Error,
+    },
+    /// A block's content is not that of the image. Nothing was written.
+    #[error("a wrong block {block} of the {part} of image {image}", part = role.title())]
+    WrongBlock {
+        /// Name and short id.
+        image: String,
+        /// Of which part.
+        role: Role,
+        /// Which block.
+        block: u32,
     },
     /// Others are layered on the image.
     #[error("image {image} cannot be removed: {needed_by} depends on it. Remove that first")]

@@ -17,6 +17,9 @@ pub struct GcReport {
     pub freed_bytes: u64,
     /// Drafts and temporary files of killed builders that are gone, too.
     pub leftovers: usize,
+    /// Images of which a part was fetched, and that stay so that the rest can follow. What nobody wants any more,
+    /// [`Store::discard_interrupted`] removes.
+    pub interrupted: Vec<ImageId>,
 }
 
 impl Store {
@@ -37,6 +40,8 @@ impl Store {
             }
         }
         files::sync_directory(&self.root().join("images"))?;
+        report.interrupted = self.sweep_incoming(&lock)?;
+        self.sweep_lists()?;
         drop(lock);
         report.leftovers = leftovers.remove();
         Ok(report)
@@ -66,7 +71,7 @@ impl Store {
         if self.parents_of_drafts(&leftovers)?.contains(&id) {
             return Err(Error::NeededBy {
                 image: image(),
-                needed_by: "an image that is being built".to_owned(),
+                needed_by: "an image that is being built or fetched".to_owned(),
             });
         }
         // The name first: a name without an image would be half of something, an unnamed image is whole.

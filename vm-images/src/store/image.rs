@@ -95,6 +95,16 @@ impl Store {
         Ok(Image { id, manifest, dir })
     }
 
+    /// The exact bytes of an image's manifest and signature, for passing them on.
+    pub fn signed(&self, id: ImageId) -> Result<(Vec<u8>, Vec<u8>), Error> {
+        let dir = self.image_dir(id);
+        let read = |name, limit| {
+            files::read_small(&dir.join(name), limit)?
+                .ok_or_else(|| Error::NotFound { wanted: id.to_string() })
+        };
+        Ok((read(MANIFEST, manifest::MAX_BYTES)?, read(SIGNATURE, crate::signature::MAX_BYTES)?))
+    }
+
     /// Whether an image with this id is there; says nothing about its state.
     pub fn contains(&self, id: ImageId) -> bool {
         self.image_dir(id).is_dir()

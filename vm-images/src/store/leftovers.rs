@@ -11,11 +11,29 @@ use crate::id::ImageId;
 #[derive(Debug)]
 pub(super) struct Workspace {
     path: PathBuf,
+    /// What is to happen when the owner lets go of it.
+    end: End,
     /// Only rubbish has none: its lock file is gone already.
     _lease: Option<Lease>,
 }
 
+/// What happens to a workspace that is let go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Remove,
+    Keep,
+}
+
 impl Workspace {
+    /// A directory outside of `tmp` that stays until [`Workspace::end`] says otherwise.
+    pub(super) fn kept(path: PathBuf, lease: Lease) -> Self {
+        Self { path, end: End::Keep, _lease: Some(lease) }
+    }
+
+    pub(super) fn end(&mut self, end: End) {
+        self.end = end;
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -23,6 +41,9 @@ impl Workspace {
 
 impl Drop for Workspace {
     fn drop(&mut self) {
+        if self.end == End::Keep {
+            return;
+        }
         if let Err(error) = files::remove_tree(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "could not remove a temporary directory; the next start will");
         }
@@ -54,7 +75,7 @@ impl Store {
         let path = self.temporary()?;
         files::make_directory(&path)?;
         let lease = Lease::make(&path.join("lock"))?;
-        Ok(Workspace { path, _lease: Some(lease) })
+        Ok(Workspace { path, end: End::Remove, _lease: Some(lease) })
     }
 
     /// Finds what is nobody's. Plain files are written only under the lock, so one that is there now is nobody's.
@@ -71,16 +92,19 @@ impl Store {
                 Claim::Taken(lease) => Some(lease),
                 Claim::NoLock => None,
             };
-            found.taken.push(Workspace { path, _lease: lease });
+            found.taken.push(Workspace { path, end: End::Remove, _lease: lease });
         }
         Ok(found)
     }
 
-    /// Parents of the drafts that live processes are building: of all that are no leftovers.
+    /// Parents of the drafts that live processes are building (of all that are no leftovers), and of what is being
+    /// fetched, also if nobody fetches it right now.
     pub(super) fn parents_of_drafts(&self, leftovers: &Leftovers) -> Result<Vec<ImageId>, Error> {
         let mut parents = Vec::new();
-        for name in self.entries("tmp")? {
-            let path = self.root().join("tmp").join(name);
+        let drafts = self.entries("tmp")?.into_iter().map(|name| self.root().join("tmp").join(name));
+        let fetches =
+            self.entries("incoming")?.into_iter().map(|name| self.root().join("incoming").join(name));
+        for path in drafts.chain(fetches) {
             if leftovers.taken.iter().any(|rubbish| rubbish.path == path) {
                 continue;
             }

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use vm_images::manifest::{Accelerator, FORMAT, GuestOs};
-use vm_images::store::Draft;
+use vm_images::store::{Draft, Incoming};
 use vm_images::{Digest, Hardware, ImageId, Kind, Manifest, Role, Service, SigningKey, Store, qcow2};
 
 /// Guest memory of test images, bytes; the template has this apparent length, but is nearly all hole.
@@ -102,6 +102,37 @@ pub fn publish_service(store: &Store, parent: ImageId, content: &[u8]) -> ImageI
     let draft = store.begin(Some(parent)).unwrap();
     fill_service(&draft, content);
     draft.publish(service_manifest(parent, content)).unwrap()
+}
+
+/// Begins to fetch an image from another store.
+pub fn begin_fetch(from: &Store, to: &Store, id: ImageId) -> Incoming {
+    let (manifest, signature) = from.signed(id).unwrap();
+    let mut incoming = to.incoming(id, &manifest, &signature).unwrap();
+    let image = from.get(id).unwrap();
+    for part in &image.manifest.parts {
+        incoming.set_list(part.role, from.tree(&image, part).unwrap().list()).unwrap();
+    }
+    incoming
+}
+
+/// Copies the blocks that are not here, at most this many; says how many were copied.
+pub fn fetch_blocks(from: &Store, incoming: &mut Incoming, most: usize) -> usize {
+    let image = from.get(incoming.id()).unwrap();
+    let mut copied = 0;
+    for part in &image.manifest.parts {
+        let cut = incoming.tree(part.role).unwrap().cut();
+        let file = std::fs::File::open(image.path(part.role).unwrap()).unwrap();
+        for (block, is_here) in incoming.scan(part.role).unwrap().into_iter().enumerate() {
+            if is_here || copied == most {
+                continue;
+            }
+            let mut content = vec![0; cut.len(block as u32) as usize];
+            file.read_exact_at(&mut content, cut.offset(block as u32)).unwrap();
+            incoming.write_block(part.role, block as u32, &content).unwrap();
+            copied += 1;
+        }
+    }
+    copied
 }
 
 /// An error and its causes, as the command line prints them.

@@ -1,5 +1,6 @@
 //! What can be said on the command line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -34,6 +35,9 @@ pub struct Global {
     /// Use this cloudlet instead of looking for one.
     #[arg(long, global = true, value_name = "URL", env = "HANDHELD_CLOUDLET")]
     pub cloudlet: Option<String>,
+    /// Go through this cloudlet to others (its name, or its URL).
+    #[arg(long, global = true, value_name = "NAME|URL", env = "HANDHELD_VIA", conflicts_with = "cloudlet")]
+    pub via: Option<String>,
     /// Look only on this network interface (may be repeated; `lo` finds cloudlets on this machine).
     #[arg(long, global = true, value_name = "NAME", env = "HANDHELD_INTERFACE", value_delimiter = ',')]
     pub interface: Vec<String>,
@@ -85,6 +89,17 @@ pub enum Command {
         service: ServiceId,
         #[command(flatten)]
         start: StartOptions,
+    },
+    /// Give a local address to a service that `start` or `run --keep` left running, until interrupted.
+    Tunnel {
+        /// The instance.
+        instance: Uuid,
+        /// The token that it was started with.
+        #[arg(long, value_parser = token)]
+        token: String,
+        /// Address to listen on [default: a free port on loopback].
+        #[arg(long, value_name = "IP:PORT")]
+        listen: Option<SocketAddr>,
     },
     /// Release an instance that `start` or `run --keep` left running.
     #[command(group = clap::ArgGroup::new("who").required(true).args(["token", "force"]))]

@@ -15,6 +15,8 @@ use super::{cloudlets, search};
 #[derive(Serialize)]
 struct Found<'a> {
     url: &'a str,
+    /// The cloudlet in between.
+    via: Option<&'a str>,
     rtt_ms: f64,
     #[serde(flatten)]
     cloudlet: &'a Cloudlet,
@@ -51,7 +53,7 @@ pub async fn discover(global: &Global, whole: Option<Duration>) -> anyhow::Resul
 }
 
 fn as_found(one: &Reachable) -> Found<'_> {
-    Found { url: one.client.url(), rtt_ms: ms(one.rtt), cloudlet: &one.cloudlet }
+    Found { url: one.client.url(), via: one.client.via(), rtt_ms: ms(one.rtt), cloudlet: &one.cloudlet }
 }
 
 fn row(one: &Reachable) -> Vec<String> {
@@ -60,7 +62,7 @@ fn row(one: &Reachable) -> Vec<String> {
     let services: Vec<&str> = cloudlet.services.iter().map(ServiceId::as_str).collect();
     vec![
         cloudlet.name.clone(),
-        one.client.url().to_owned(),
+        one.client.via().map_or_else(|| one.client.url().to_owned(), |via| format!("via {via}")),
         format!("{:.1} ms", ms(one.rtt)),
         format!("{:.1} of {:.1}", f64::from(free) / 1000.0, f64::from(load.cpu_total_millis) / 1000.0),
         format!("{} of {} MiB", load.memory_free_bytes >> 20, load.memory_total_bytes >> 20),

@@ -1,6 +1,6 @@
 //! The command line.
 
-use handheld::{Access, Client, Options, Reachable, Search, discover, reach};
+use handheld::{Access, Client, Options, Reachable, Search, find};
 use mesh::dnssd::Interfaces;
 use mesh::selection::Task;
 
@@ -25,6 +25,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Select(select) => select::select(global, &select).await,
         Command::Run { service } => run::run(global, service).await,
         Command::Start { service, start } => run::start(global, service, &start).await,
+        Command::Tunnel { instance, token, listen } => run::tunnel(global, instance, token, listen).await,
         Command::Stop { instance, token, force: _ } => run::stop(global, instance, token).await,
         Command::Completions { shell } => output::completions(shell),
     }
@@ -50,10 +51,7 @@ fn access(global: &Global) -> anyhow::Result<Access> {
 
 /// The named cloudlet, or those on the link.
 async fn cloudlets(global: &Global, search: &Search) -> Result<Vec<Reachable>, handheld::Error> {
-    let found = match &global.cloudlet {
-        Some(url) => vec![reach(Client::with(&search.access, url)?).await?],
-        None => discover(search).await?,
-    };
+    let found = find(search, global.cloudlet.as_deref(), global.via.as_deref()).await?;
     if let Some(first) = found.first() {
         hear(global, &search.access, &first.client).await;
     }
@@ -83,6 +81,7 @@ fn options(
 ) -> anyhow::Result<Options> {
     let mut options = Options::new(service);
     options.cloudlet = global.cloudlet.clone();
+    options.via = global.via.clone();
     options.search = search(global)?;
     options.ready_limit = start.ready_within;
     if start.private {

@@ -1,12 +1,13 @@
 //! `run`, `start`, `stop`: use of a service.
 
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use handheld::api::Instance;
 use handheld::speech::{self, Recognition, WavError};
-use handheld::{Client, Error, Options, Session, Starting, Step, Timing};
+use handheld::{Client, Endpoint, Error, Options, Session, Starting, Step, Timing, Way};
 use mesh::selection::Task;
 use serde::Serialize;
 use uuid::Uuid;
@@ -102,6 +103,32 @@ async fn open(global: &Global, options: &Options, spinner: &Spinner) -> anyhow::
     let session = ready?;
     super::hear(global, &options.search.access, &session.cloudlet().client).await;
     Ok(session)
+}
+
+/// Gives a local address to an instance until interrupted.
+pub async fn tunnel(
+    global: &Global,
+    id: Uuid,
+    client_token: String,
+    listen: Option<SocketAddr>,
+) -> anyhow::Result<()> {
+    let spinner = Spinner::default();
+    spinner.step("looking for the instance");
+    let client = holder(global, id).await?;
+    spinner.clear();
+    // The first one at once: a wrong token is said now, not when somebody connects.
+    drop(client.tunnel(id, &client_token).await?);
+    let listen = listen.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into());
+    let way = Way::Service { client, instance: id, client_token };
+    let endpoint = Endpoint::open_at(listen, way).map_err(Error::Local)?;
+    let address = endpoint.address();
+    if global.json {
+        output::json(&serde_json::json!({"address": address, "instance": id}))?;
+    } else {
+        output::print(&format!("{address} leads to {id} until interrupted\n"))?;
+    }
+    tokio::signal::ctrl_c().await?;
+    Ok(())
 }
 
 /// Waits for Ctrl-C.
@@ -221,7 +248,10 @@ struct Recognised {
 struct Started {
     cloudlet: String,
     url: String,
-    address: std::net::SocketAddr,
+    /// The cloudlet in between.
+    via: Option<String>,
+    /// Where the service answers after this program has ended: nowhere in a mission, until there is a tunnel.
+    address: Option<SocketAddr>,
     client_token: String,
     instance: Instance,
     timing: Timing,
@@ -232,7 +262,8 @@ impl Started {
         Self {
             cloudlet: session.cloudlet().cloudlet.name.clone(),
             url: session.cloudlet().client.url().to_owned(),
-            address: session.address(),
+            via: session.cloudlet().client.via().map(str::to_owned),
+            address: session.endpoint().is_none().then(|| session.address()),
             client_token: session.client_token().to_owned(),
             instance: session.instance().clone(),
             timing: session.timing(),
@@ -245,9 +276,17 @@ impl Started {
     }
 
     fn text(&self) -> String {
-        let Self { cloudlet, address, instance, .. } = self;
+        let Self { cloudlet, address, instance, url, client_token, .. } = self;
+        let (at, reach) = match address {
+            Some(address) => (format!(" at {address}"), String::new()),
+            None => {
+                let tunnel =
+                    format!("handheld tunnel {} --cloudlet {url} --token {client_token}", instance.id);
+                (String::new(), format!("give it a local address with: {tunnel}\n"))
+            }
+        };
         format!(
-            "{} is ready at {address} on {}\ninstance {}\nrelease it with: {}\n\n{}",
+            "{} is ready{at} on {}\ninstance {}\n{reach}release it with: {}\n\n{}",
             instance.service,
             output::printable(cloudlet),
             instance.id,

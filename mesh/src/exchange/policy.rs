@@ -1,0 +1,202 @@
+//! Which images a node should hold by the mission's profile ("these services on every vehicle").
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use vm_images::{ImageId, ServiceId};
+
+use crate::NodeId;
+
+/// After a failed fetch the image is left alone for this long, then twice as long, and so on. A guess.
+const FIRST_PAUSE: Duration = Duration::from_secs(30);
+/// The longest of these pauses. A guess: somebody may have made room or trusted a key meanwhile.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15 * 60);
+
+/// Images that somebody says to hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// The image of each service.
+    pub images: BTreeMap<ServiceId, ImageId>,
+    /// Base images.
+    pub base_images: BTreeSet<ImageId>,
+}
+
+impl Holdings {
+    /// Whether the image is among them.
+    pub fn holds(&self, image: ImageId) -> bool {
+        self.base_images.contains(&image) || self.images.values().any(|held| *held == image)
+    }
+}
+
+/// What the profile asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Profile {
+    /// Services that every node should hold, the most wanted first.
+    pub replicate: Vec<ServiceId>,
+    /// What must stay free on the disk, bytes: instances need room for what they write.
+    pub reserve_bytes: u64,
+}
+
+/// Why an earlier fetch of an image failed, as far as it matters here.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Failure {
+    /// How often in a row.
+    pub times: u32,
+    /// When it failed last, on the clock of `now`.
+    pub last: Duration,
+}
+
+/// What to do about one service of the profile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// An image of it is here, or is being fetched.
+    Held,
+    /// Fetch this image.
+    Fetch(ImageId),
+    /// Nobody in reach has it.
+    NobodyHasIt,
+    /// Less is free than must stay free.
+    NoSpace,
+    /// It failed; to be tried again at this time.
+    Later(Duration),
+}
+
+/// What to do about each service of the profile, in its order. At most one [`Decision::Fetch`] is to be followed at a
+/// time: the first.
+///
+/// A service of which any image is here is held: replacing one image by another is for people to decide (or for what
+/// distributes packages), because adverts do not say which of two images is newer. If members hold different images
+/// of a service, the one that most of them hold is taken, so that a mission converges on one.
+pub fn decide(
+    now: Duration,
+    profile: &Profile,
+    own: &Holdings,
+    fetching: &BTreeSet<ImageId>,
+    members: &BTreeMap<NodeId, Holdings>,
+    free_bytes: u64,
+    failures: &BTreeMap<ImageId, Failure>,
+) -> Vec<(ServiceId, Decision)> {
+    let one = |service: &ServiceId| {
+        if own.images.contains_key(service) {
+            return Decision::Held;
+        }
+        let offers = offers(service, members);
+        if offers.keys().any(|image| fetching.contains(image)) {
+            return Decision::Held;
+        }
+        let mut ranked: Vec<(usize, ImageId)> =
+            offers.into_iter().map(|(image, by)| (by.len(), image)).collect();
+        ranked.sort_by_key(|(count, image)| (std::cmp::Reverse(*count), *image));
+        let Some((_, most_held)) = ranked.first().copied() else { return Decision::NobodyHasIt };
+        let due = |image: ImageId| failures.get(&image).map_or(Duration::ZERO, retry_at);
+        // One that cannot be had (nobody trusts its signer) must not keep another from being tried.
+        match ranked.iter().find(|(_, image)| due(*image) <= now) {
+            None => Decision::Later(due(most_held)),
+            Some(_) if free_bytes < profile.reserve_bytes => Decision::NoSpace,
+            Some((_, image)) => Decision::Fetch(*image),
+        }
+    };
+    profile.replicate.iter().map(|service| (service.clone(), one(service))).collect()
+}
+
+/// The images of a service that members hold, and who holds each.
+pub fn offers(
+    service: &ServiceId,
+    members: &BTreeMap<NodeId, Holdings>,
+) -> BTreeMap<ImageId, BTreeSet<NodeId>> {
+    let mut offers: BTreeMap<ImageId, BTreeSet<NodeId>> = BTreeMap::new();
+    for (node, held) in members {
+        if let Some(image) = held.images.get(service) {
+            offers.entry(*image).or_default().insert(*node);
+        }
+    }
+    offers
+}
+
+fn retry_at(failure: &Failure) -> Duration {
+    let doublings = failure.times.saturating_sub(1).min(16);
+    failure.last + (FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(byte: u8) -> ImageId {
+        ImageId(vm_images::Digest::from_bytes([byte; 32]))
+    }
+
+    fn node(byte: u8) -> NodeId {
+        NodeId::from_bytes([byte; NodeId::BYTES])
+    }
+
+    fn holding(service: &str, byte: u8) -> Holdings {
+        let images = BTreeMap::from([(service.parse().unwrap(), image(byte))]);
+        Holdings { images, base_images: BTreeSet::new() }
+    }
+
+    fn profile() -> Profile {
+        Profile { replicate: vec!["speech".parse().unwrap(), "maps".parse().unwrap()], reserve_bytes: 1000 }
+    }
+
+    struct Case {
+        now: u64,
+        own: Holdings,
+        fetching: BTreeSet<ImageId>,
+        free_bytes: u64,
+        failures: BTreeMap<ImageId, Failure>,
+    }
+
+    impl Default for Case {
+        fn default() -> Self {
+            Self {
+                now: 0,
+                own: Holdings::default(),
+                fetching: BTreeSet::new(),
+                free_bytes: 5000,
+                failures: BTreeMap::new(),
+            }
+        }
+    }
+
+    fn decided(case: &Case) -> Vec<Decision> {
+        let members = BTreeMap::from([
+            (node(1), holding("speech", 1)),
+            (node(2), holding("speech", 2)),
+            (node(3), holding("speech", 2)),
+        ]);
+        let now = Duration::from_secs(case.now);
+        let all =
+            decide(now, &profile(), &case.own, &case.fetching, &members, case.free_bytes, &case.failures);
+        all.into_iter().map(|(_, decision)| decision).collect()
+    }
+
+    #[test]
+    fn the_image_that_most_hold_is_fetched() {
+        assert_eq!(decided(&Case::default()), [Decision::Fetch(image(2)), Decision::NobodyHasIt]);
+    }
+
+    #[test]
+    fn what_is_held_or_on_its_way_is_left_alone() {
+        let own = holding("speech", 9);
+        assert_eq!(decided(&Case { own, ..Case::default() })[0], Decision::Held);
+        let fetching = BTreeSet::from([image(1)]);
+        assert_eq!(decided(&Case { fetching, ..Case::default() })[0], Decision::Held);
+    }
+
+    #[test]
+    fn a_full_disk_and_failures_hold_it_back() {
+        assert_eq!(decided(&Case { free_bytes: 999, ..Case::default() })[0], Decision::NoSpace);
+        let failed = |times| Failure { times, last: Duration::from_secs(100) };
+        let mut case = Case { now: 110, ..Case::default() };
+        case.failures.insert(image(2), failed(1));
+        assert_eq!(decided(&case)[0], Decision::Fetch(image(1)), "the other image is tried meanwhile");
+        case.failures.insert(image(1), failed(1));
+        assert_eq!(decided(&case)[0], Decision::Later(Duration::from_secs(130)));
+        case.failures.insert(image(2), failed(2));
+        case.failures.insert(image(1), failed(40));
+        assert_eq!(decided(&case)[0], Decision::Later(Duration::from_secs(160)));
+        case.now = 160;
+        assert_eq!(decided(&case)[0], Decision::Fetch(image(2)));
+    }
+}

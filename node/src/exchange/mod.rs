@@ -1,0 +1,223 @@
+//! Fetching images from other cloudlets, and serving them.
+//!
+//! What to ask whom for is decided in [`mesh::exchange`]; here are streams, files, clocks and tasks.
+//!
+//! ```text
+//!            Exchange (handle)
+//!                 | asks
+//!              owner ------ replication: what the mission's profile lacks
+//!                 | one fetch at a time, a parent before its child
+//!              fetch ------ plan
+//!             /  |  \
+//!        link  link  link      one for each peer: a stream
+//!             \  |  /
+//!             keeper           one thread: unpacks, checks, writes
+//! ```
+//!
+//! * A fetch that is ended in whatever way leaves what it has under `incoming` in the store, and goes on from there:
+//!   after the next start of the daemon by itself.
+//! * What is here in any image of the store (the same block at the same place) is copied, not fetched; blocks of
+//!   zeros are known from the list and neither sent nor written.
+//! * Both directions give way to people: see [`Throttle`].
+
+mod error;
+mod fetch;
+mod frames;
+mod keeper;
+mod layout;
+mod link;
+mod owner;
+mod packing;
+mod peers;
+mod progress;
+mod serve;
+mod swarm;
+mod talk;
+mod throttle;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mesh::NodeId;
+use mesh::exchange::policy::Profile;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use vm_images::{ImageId, ServiceId, Store};
+
+pub use error::{Error, FindError};
+pub use peers::{ByteStream, Duplex, Peers};
+pub use progress::{Phase, Progress};
+pub use swarm::{SwarmPeers, serve_swarm};
+pub use throttle::{Pressing, Throttle};
+
+/// What may be configured.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Most that is fetched and most that is served, bytes per second each; `None`: what links carry, less a share.
+    pub rate_limit_bytes_per_s: Option<u64>,
+    /// What the mission wants on every node.
+    pub profile: Profile,
+    /// A fetch that nothing comes in for ends after this long; what it has stays.
+    pub patience: Duration,
+    /// How a plan decides.
+    pub plan: mesh::exchange::plan::Config,
+}
+
+impl Default for Config {
+    /// `patience` is a guess: two convoys that pass each other now and then.
+    fn default() -> Self {
+        Self {
+            rate_limit_bytes_per_s: None,
+            profile: Profile::default(),
+            patience: Duration::from_secs(600),
+            plan: mesh::exchange::plan::Config::default(),
+        }
+    }
+}
+
+/// The exchange of images. Cheap to clone.
+#[derive(Clone)]
+pub struct Exchange {
+    asks: mpsc::Sender<Ask>,
+    shared: Arc<Shared>,
+}
+
+/// What everybody here uses.
+struct Shared {
+    store: Store,
+    peers: Arc<dyn Peers>,
+    config: Config,
+    throttle: Throttle,
+    /// Streams that are served now, for each peer.
+    serving: Mutex<BTreeMap<NodeId, usize>>,
+    /// What is going on and what went on lately, in order of asking.
+    all: watch::Sender<Vec<Progress>>,
+    /// Peers that sent what was not true; not asked again while the daemon runs.
+    liars: Mutex<BTreeSet<NodeId>>,
+}
+
+/// What the owner is asked.
+enum Ask {
+    Fetch { wanted: Wanted, reply: oneshot::Sender<watch::Receiver<Progress>> },
+    Cancel { image: ImageId, reply: oneshot::Sender<bool> },
+}
+
+/// An image that somebody wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wanted {
+    image: ImageId,
+    from: Option<NodeId>,
+    why: Why,
+}
+
+/// Why an image is fetched: people go before the profile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    Asked,
+    Resumed,
+    Profile,
+}
+
+/// The exchange's tasks.
+pub struct Running {
+    stop: CancellationToken,
+    owner: JoinHandle<()>,
+}
+
+impl Running {
+    /// Ends fetching; what is under way stays for the next start. Streams that are served end with their peers.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        if let Err(error) = self.owner.await {
+            tracing::error!(%error, "the exchange of images ended in a panic");
+        }
+    }
+}
+
+impl Exchange {
+    /// Starts the exchange. Goes on with what an earlier daemon did not finish.
+    pub fn start(store: Store, peers: Arc<dyn Peers>, config: Config) -> (Self, Running) {
+        let throttle = Throttle::new(config.rate_limit_bytes_per_s);
+        let shared = Arc::new(Shared {
+            store,
+            peers,
+            config,
+            throttle,
+            serving: Mutex::default(),
+            all: watch::Sender::new(Vec::new()),
+            liars: Mutex::default(),
+        });
+        // People and programs ask; each waits for its answer. A guess that is never reached.
+        let (asks, inbox) = mpsc::channel(16);
+        let stop = CancellationToken::new();
+        let owner = tokio::spawn(owner::run(Arc::clone(&shared), inbox, stop.clone()));
+        (Self { asks, shared }, Running { stop, owner })
+    }
+
+    /// Fetches an image and its parents; from one node alone if `from` says so. The receiver follows it until its
+    /// phase is [`Phase::Done`] or [`Phase::Failed`]. An image that is fetched already is joined.
+    pub async fn fetch(
+        &self,
+        image: ImageId,
+        from: Option<NodeId>,
+    ) -> Result<watch::Receiver<Progress>, Error> {
+        let (reply, answer) = oneshot::channel();
+        let wanted = Wanted { image, from, why: Why::Asked };
+        self.asks.send(Ask::Fetch { wanted, reply }).await.map_err(|_| Error::Ended)?;
+        answer.await.map_err(|_| Error::Ended)
+    }
+
+    /// Ends a fetch; what it has stays. Says whether there was one.
+    pub async fn cancel(&self, image: ImageId) -> Result<bool, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(Ask::Cancel { image, reply }).await.map_err(|_| Error::Ended)?;
+        answer.await.map_err(|_| Error::Ended)
+    }
+
+    /// The image that people mean: an id, or a service that members hold one image of.
+    pub fn find(&self, wanted: &str) -> Result<ImageId, FindError> {
+        if let Ok(image) = wanted.parse() {
+            return Ok(image);
+        }
+        let service: ServiceId =
+            wanted.parse().map_err(|_| FindError::NoName { wanted: wanted.chars().take(80).collect() })?;
+        let members = self.shared.peers.members();
+        let offers = mesh::exchange::policy::offers(&service, &members);
+        match offers.len() {
+            0 => Err(FindError::NobodyHasIt { service, members: members.len() }),
+            1 => offers.into_keys().next().ok_or(FindError::NobodyHasIt { service, members: members.len() }),
+            _ => Err(FindError::Several {
+                service,
+                images: offers.into_iter().map(|(image, by)| (image, by.len())).collect(),
+            }),
+        }
+    }
+
+    /// What is being fetched and what was fetched lately, always the newest.
+    pub fn all(&self) -> watch::Receiver<Vec<Progress>> {
+        self.shared.all.subscribe()
+    }
+
+    /// What makes fetching and serving give way.
+    pub fn throttle(&self) -> &Throttle {
+        &self.shared.throttle
+    }
+
+    /// Serves images on a stream that a proven peer opened, until the peer ends it or breaks the rules.
+    pub async fn serve(&self, peer: NodeId, stream: ByteStream) {
+        serve::run(Arc::clone(&self.shared), peer, stream).await;
+    }
+}
+
+impl Shared {
+    fn liars(&self) -> BTreeSet<NodeId> {
+        self.liars.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn mark_liar(&self, node: NodeId, what: &dyn std::fmt::Display) {
+        tracing::warn!(%node, reason = %what, "a peer sent what is not true; it is not asked for images again");
+        self.liars.lock().unwrap_or_else(PoisonError::into_inner).insert(node);
+    }
+}

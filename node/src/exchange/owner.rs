@@ -1,0 +1,283 @@
+//! Which fetch is next. One at a time: several would share the same links and be done later each.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh::exchange::policy::{self, Decision, Failure, Holdings};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use vm_images::{ImageId, Kind, Store};
+
+use super::error::Error;
+use super::fetch::Fetch;
+use super::progress::{Phase, Progress};
+use super::{Ask, Shared, Wanted, Why};
+use crate::instances::clock::Clock;
+
+/// How often the profile is compared with what is here. A guess: fetching takes minutes.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How many fetches that are over are still shown.
+const SHOW_ENDED: usize = 20;
+
+struct Owner {
+    shared: Arc<Shared>,
+    clock: Clock,
+    queue: VecDeque<(Wanted, watch::Sender<Progress>)>,
+    running: Option<Active>,
+    failures: BTreeMap<ImageId, Failure>,
+}
+
+struct Active {
+    wanted: Wanted,
+    progress: watch::Sender<Progress>,
+    task: JoinHandle<Result<(), Error>>,
+    cancel: CancellationToken,
+}
+
+pub(super) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Ask>, stop: CancellationToken) {
+    let mut owner = Owner {
+        shared,
+        clock: Clock::start(),
+        queue: VecDeque::new(),
+        running: None,
+        failures: BTreeMap::new(),
+    };
+    owner.resume().await;
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        owner.start_next();
+        tokio::select! { biased;
+            () = stop.cancelled() => break,
+            ended = ended(&mut owner.running) => owner.note_end(ended),
+            ask = inbox.recv() => match ask {
+                Some(ask) => owner.take(ask),
+                None => break,
+            },
+            _ = looks.tick() => owner.look().await,
+        }
+        owner.show();
+    }
+    if let Some(active) = owner.running.take() {
+        active.cancel.cancel();
+        let _ = active.task.await;
+    }
+}
+
+/// Ends when what is running ends; never if nothing is.
+async fn ended(running: &mut Option<Active>) -> Result<(), Error> {
+    match running {
+        Some(active) => match (&mut active.task).await {
+            Ok(result) => result,
+            Err(error) => Err(Error::Panicked(error)),
+        },
+        None => std::future::pending().await,
+    }
+}
+
+impl Owner {
+    fn take(&mut self, ask: Ask) {
+        match ask {
+            Ask::Fetch { wanted, reply } => {
+                // Whoever asked may have gone; the image is still wanted.
+                let _ = reply.send(self.enqueue(wanted));
+            }
+            Ask::Cancel { image, reply } => {
+                let _ = reply.send(self.cancel(image));
+            }
+        }
+    }
+
+    /// Puts a fetch in the queue: what people ask for before the rest. One that is there already is joined.
+    fn enqueue(&mut self, wanted: Wanted) -> watch::Receiver<Progress> {
+        if let Some(active) = self.running.as_ref().filter(|active| active.wanted.image == wanted.image) {
+            return active.progress.subscribe();
+        }
+        let queued = self.queue.iter().position(|(other, _)| other.image == wanted.image);
+        let progress = match queued.and_then(|at| self.queue.remove(at)) {
+            Some((_, progress)) => progress,
+            None => watch::Sender::new(Progress::queued(wanted.image)),
+        };
+        let receiver = progress.subscribe();
+        let at = match wanted.why {
+            Why::Asked => self.queue.iter().take_while(|(other, _)| other.why == Why::Asked).count(),
+            Why::Resumed | Why::Profile => self.queue.len(),
+        };
+        // Nobody waits for what the profile wants as somebody does for what he asked for.
+        if wanted.why == Why::Asked
+            && let Some(active) = self.running.as_ref().filter(|active| active.wanted.why != Why::Asked)
+        {
+            active.cancel.cancel();
+        }
+        self.queue.insert(at, (wanted, progress));
+        receiver
+    }
+
+    fn cancel(&mut self, image: ImageId) -> bool {
+        if let Some(active) = self.running.as_mut().filter(|active| active.wanted.image == image) {
+            active.wanted.why = Why::Asked;
+            active.cancel.cancel();
+            return true;
+        }
+        let Some(at) = self.queue.iter().position(|(wanted, _)| wanted.image == image) else { return false };
+        if let Some((_, progress)) = self.queue.remove(at) {
+            progress.send_modify(|progress| progress.phase = Phase::Failed(Error::Cancelled.to_string()));
+            self.add_shown(progress.borrow().clone());
+        }
+        true
+    }
+
+    fn start_next(&mut self) {
+        if self.running.is_some() {
+            return;
+        }
+        let Some((wanted, progress)) = self.queue.pop_front() else { return };
+        let fetch = Fetch::new(Arc::clone(&self.shared), wanted.clone(), progress.clone());
+        let cancel = CancellationToken::new();
+        let token = cancel.clone();
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                result = fetch.run() => result,
+                () = token.cancelled() => Err(Error::Cancelled),
+            }
+        });
+        self.running = Some(Active { wanted, progress, task, cancel });
+        self.show();
+    }
+
+    fn note_end(&mut self, result: Result<(), Error>) {
+        let Some(active) = self.running.take() else { return };
+        let image = active.wanted.image;
+        let phase = match result {
+            Ok(()) => {
+                self.failures.remove(&image);
+                Phase::Done
+            }
+            // It made room for what somebody asked for.
+            Err(Error::Cancelled) if active.wanted.why != Why::Asked => {
+                active.progress.send_modify(|progress| progress.phase = Phase::Queued);
+                self.queue.push_back((active.wanted, active.progress));
+                return;
+            }
+            Err(error) => {
+                let failure = self.failures.entry(image).or_default();
+                *failure = Failure { times: failure.times + 1, last: self.clock.now() };
+                let reason = chain(&error);
+                tracing::error!(image = image.short(), reason, "an image was not fetched");
+                Phase::Failed(reason)
+            }
+        };
+        active.progress.send_modify(|progress| progress.phase = phase);
+        self.add_shown(active.progress.borrow().clone());
+    }
+
+    /// Takes up what an earlier daemon did not finish. A parent comes with its child.
+    async fn resume(&mut self) {
+        let store = self.shared.store.clone();
+        let found = tokio::task::spawn_blocking(move || {
+            let found: Vec<ImageId> =
+                store.interrupted()?.into_iter().filter(|one| !one.in_use).map(|one| one.id).collect();
+            let parents: BTreeSet<ImageId> = found
+                .iter()
+                .filter_map(|id| store.begun(*id))
+                .filter_map(|(manifest, _)| vm_images::Manifest::parse(&manifest).ok()?.parent)
+                .collect();
+            Ok::<_, vm_images::store::Error>(
+                found.into_iter().filter(|id| !parents.contains(id)).collect::<Vec<_>>(),
+            )
+        });
+        match found.await {
+            Ok(Ok(found)) => {
+                for image in found {
+                    drop(self.enqueue(Wanted { image, from: None, why: Why::Resumed }));
+                }
+            }
+            Ok(Err(error)) => tracing::error!(%error, "cannot look for images that were being fetched"),
+            Err(error) => tracing::error!(%error, "looking for images that were being fetched panicked"),
+        }
+    }
+
+    /// Compares the mission's profile with what is here.
+    async fn look(&mut self) {
+        let profile = &self.shared.config.profile;
+        if profile.replicate.is_empty() || self.running.is_some() {
+            return;
+        }
+        let store = self.shared.store.clone();
+        let own = match tokio::task::spawn_blocking(move || own_holdings(&store)).await {
+            Ok(Ok(own)) => own,
+            Ok(Err(error)) => {
+                return tracing::error!(%error, "cannot compare the images here with the profile");
+            }
+            Err(error) => return tracing::error!(%error, "comparing images with the profile panicked"),
+        };
+        let fetching = self.queue.iter().map(|(wanted, _)| wanted.image).collect();
+        let members = self.shared.peers.members();
+        let free_bytes = self.shared.store.free_bytes();
+        let now = self.clock.now();
+        let decided = policy::decide(now, profile, &own, &fetching, &members, free_bytes, &self.failures);
+        for (service, decision) in decided {
+            if let Decision::Fetch(image) = decision {
+                tracing::info!(%service, image = image.short(), "the mission wants this service on every node; fetching it");
+                drop(self.enqueue(Wanted { image, from: None, why: Why::Profile }));
+                return;
+            }
+        }
+    }
+
+    /// Publishes what is going on.
+    fn show(&self) {
+        let active = self.running.iter().map(|active| &active.progress);
+        let now: Vec<Progress> = active
+            .chain(self.queue.iter().map(|(_, progress)| progress))
+            .map(|one| one.borrow().clone())
+            .collect();
+        self.shared.all.send_modify(|all| {
+            all.retain(|one| one.phase.is_end() && now.iter().all(|other| other.image != one.image));
+            all.extend(now);
+        });
+    }
+
+    fn add_shown(&self, ended: Progress) {
+        self.shared.all.send_modify(|all| {
+            all.retain(|one| one.image != ended.image);
+            let over = all.iter().filter(|one| one.phase.is_end()).count();
+            if over >= SHOW_ENDED
+                && let Some(oldest) = all.iter().position(|one| one.phase.is_end())
+            {
+                all.remove(oldest);
+            }
+            all.push(ended);
+        });
+    }
+}
+
+/// What the store holds, as adverts say it: the image of each service that has the service's name, or the newest.
+pub(super) fn own_holdings(store: &Store) -> Result<Holdings, vm_images::store::Error> {
+    let names: BTreeSet<ImageId> = store.names()?.into_values().collect();
+    let mut holdings = Holdings::default();
+    // By name and then newest first; named ones go before.
+    let mut images = store.list()?.images;
+    images.sort_by_key(|image| !names.contains(&image.id));
+    for image in images {
+        match image.manifest.service {
+            Some(service) => drop(holdings.images.entry(service.id).or_insert(image.id)),
+            None if image.manifest.kind == Kind::Base => drop(holdings.base_images.insert(image.id)),
+            None => {}
+        }
+    }
+    Ok(holdings)
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text += &format!(": {cause}");
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,79 @@
+//! Connections to the API of one cloudlet by way of another.
+//!
+//! ```text
+//!   handheld ── TLS to A ──► A: GET /peers/B/tunnel ── stream /cloudlet/api/1 ──► B: its API server
+//!            └───────────────────────── TLS to B, both certificates ───────────────────────────┘
+//! ```
+//!
+//! A carries bytes that it cannot read and decides only whether its own client may use it as a way. B treats the stream as
+//! a connection that it accepted: certificate, permissions and revocations are B's to check. A stream leads to B itself and
+//! never further, so there are no loops; who wants to go over two cloudlets asks B for the next tunnel, inside the first.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use mesh::NodeId;
+use mesh::swarm::{IncomingStreams, Stream, StreamError, StreamProtocol, key_of};
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
+
+use super::Peers;
+use crate::places::{Place, Places};
+
+/// What the streams are called.
+const PROTOCOL: StreamProtocol = StreamProtocol::new("/cloudlet/api/1");
+/// How long the way to another cloudlet may take to come about. Guess: a new connection needs three round trips.
+const OPEN_LIMIT: Duration = Duration::from_secs(4);
+/// Most connections that one cloudlet may have brought here at a time. Guess: the tunnels of a few handhelds, and far from
+/// all connections that the API takes ([`crate::api::MAX_CONNECTIONS`]).
+const MAX_BROUGHT: usize = 128;
+
+/// Bytes by way of the mesh.
+pub type ByPeer = Compat<Stream>;
+
+/// A connection that another cloudlet brought.
+pub struct Relayed {
+    /// Its bytes.
+    pub(crate) stream: ByPeer,
+    /// Who brought it.
+    pub(crate) by: NodeId,
+    /// What it takes up.
+    pub(crate) place: Place<NodeId>,
+}
+
+/// The connections that other cloudlets bring.
+pub struct Relays {
+    streams: IncomingStreams,
+    peers: Peers,
+    places: Places<NodeId>,
+}
+
+impl Relays {
+    /// The next one; `None` when the mesh has ended.
+    pub(crate) async fn next(&mut self) -> Option<Relayed> {
+        loop {
+            let (peer, stream) = self.streams.next().await?;
+            // Only proven members get this far.
+            let by = key_of(&peer).and_then(|key| {
+                self.peers.members().iter().find(|(_, member)| member.key == key).map(|(node, _)| *node)
+            });
+            let Some(by) = by else { continue };
+            match self.places.enter(by, MAX_BROUGHT) {
+                Some(place) => return Some(Relayed { stream: stream.compat(), by, place }),
+                None => tracing::debug!(%by, "it brings more connections than one cloudlet may"),
+            }
+        }
+    }
+}
+
+impl Peers {
+    /// What other cloudlets bring to this one's API; `None` if somebody takes it already.
+    pub fn relayed(&self) -> Option<Relays> {
+        let streams = self.handle.accept_streams(PROTOCOL)?;
+        Some(Relays { streams, peers: self.clone(), places: Places::default() })
+    }
+
+    /// A connection to the API of another cloudlet, over the link to it or a new one.
+    pub async fn open_api(&self, node: NodeId) -> Result<ByPeer, StreamError> {
+        Ok(self.handle.open_stream(node, PROTOCOL, OPEN_LIMIT).await?.compat())
+    }
+}
