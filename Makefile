@@ -1,8 +1,10 @@
 # `make demo` and `make test` are all that anyone needs to type; both install what is missing first.
-.PHONY: demo test bench audit packages lint
+.PHONY: demo mesh-demo test bench bench-mesh audit packages lint
 
 # Image builds are kept here, outside the checkout, under the hash of their recipe.
 export CLOUDLET_NODE__IMAGE_STORE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cloudlet/images
+
+as_root := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 demo: packages
 	cargo build --release --locked -p node -p handheld
@@ -20,6 +22,20 @@ bench: packages
 	cargo build --release --locked -p node -p handheld
 	target/release/cloudlet image build all
 	cargo bench --locked -p node --bench ready
+
+# Five cloudlets and three handhelds in the lab, on real multicast and TLS; two minutes, as root.
+mesh-demo: packages
+	cargo build --release --locked -p node -p handheld -p simulations
+	target/release/cloudlet image build all
+	$(as_root) env CLOUDLET_NODE__IMAGE_STORE=$(CLOUDLET_NODE__IMAGE_STORE) target/release/mesh-demo
+
+# The mesh beside serf, in the lab: idle bytes, changes, crashes, a split of ten minutes; about 35 minutes, as root.
+bench-mesh: packages
+	command -v serf >/dev/null || $(as_root) env DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -y -q --no-install-recommends serf
+	cargo build --release --locked -p mesh --example mesh_node
+	cargo build --release --locked -p simulations --bin bench-mesh
+	$(as_root) target/release/bench-mesh --json simulations/reports/bench-mesh/all.json
 
 lint:
 	cargo fmt --all --check

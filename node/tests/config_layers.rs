@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use node::config::fields::{FIELDS, Kind};
-use node::config::{self, Config, Environment, Error, Machine, Origin, Setting, Sources, Trust};
+use node::config::{self, Config, Environment, Error, Machine, Mesh, Origin, Setting, Sources, Trust};
 
 struct World {
     dir: tempfile::TempDir,
@@ -254,10 +254,12 @@ fn the_template_is_valid_as_it_is_and_with_every_field_uncommented() {
     let defaults = Config::default();
     // Examples, as these defaults depend on something else.
     assert_eq!(all.config.pairing_listen(), defaults.pairing_listen());
+    assert_eq!(all.config.mesh_listen(), defaults.mesh_listen());
     let expected = Config {
         node: all.config.node.clone(),
         mission: all.config.mission.clone(),
         trust: Trust { pairing_listen: all.config.trust.pairing_listen, ..defaults.trust.clone() },
+        mesh: Mesh { listen: all.config.mesh.listen, ..defaults.mesh.clone() },
         ..defaults
     };
     assert_eq!(all.config, expected, "the template's values are the defaults");

@@ -35,6 +35,8 @@ fn authority() -> Authority {
 fn join(authority: &Authority) -> World {
     let mut world = World::new();
     world.config.trust.insecure = false;
+    // Its port is fixed by default, and several of these run side by side.
+    world.config.mesh.enabled = false;
     std::fs::create_dir_all(world.state_dir()).unwrap();
     let node = NodeId::load_or_create(&world.state_dir().join("node-id"), &mut rand::rng()).unwrap();
     let home = world.config.trust_home();

@@ -7,7 +7,7 @@ use std::path::Path;
 fn named(text: &str) -> Vec<(&str, &str)> {
     let quoted = text.split('`').skip(1).step_by(2);
     quoted
-        .filter(|word| (word.starts_with("trust_") || word.starts_with("tunnel_")))
+        .filter(|word| word.starts_with("trust_") || word.starts_with("tunnel_"))
         .filter_map(|word| word.split_once("::"))
         .collect()
 }

@@ -202,6 +202,8 @@ async fn the_near_cloudlet_says_why_there_is_no_way() {
     }
     let begin = Instant::now();
     while ask(&far.to_string()).await != Some(Code::TooManyTunnels) {
+        // The question itself may have taken the place of one of them.
+        open.push(TcpStream::connect(endpoint.address()).await.unwrap());
         assert!(begin.elapsed() < PATIENCE, "more than {MAX_TUNNELS} tunnels");
     }
     drop(open);

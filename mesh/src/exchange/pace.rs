@@ -78,7 +78,9 @@ impl Pace {
         if gained == 0 {
             return;
         }
-        self.at = now;
+        // Rounded up to a nanosecond, so that the rate is never exceeded.
+        let reckoned = (gained * 1_000_000_000).div_ceil(u128::from(rate));
+        self.at = now.min(self.at + Duration::from_nanos(u64::try_from(reckoned).unwrap_or(u64::MAX)));
         let gained = i64::try_from(gained).unwrap_or(i64::MAX);
         self.level_bytes = self.level_bytes.saturating_add(gained).min(self.depth());
     }

@@ -21,17 +21,17 @@ use mesh::NodeId;
 use mesh::trust::{Member, tls};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Arrival;
 use super::gate::Peer;
-use crate::peers::{ByPeer, Relayed, Relays};
+use super::wire::{Carrier, Wire};
+use crate::peers::{Relayed, Relays};
 use crate::places::Place;
 use crate::trust::Membership;
 
@@ -250,76 +250,6 @@ impl Connected<IncomingStream<'_, Guarded>> for Peer {
     }
 }
 
-/// What brings the bytes.
-enum Carrier {
-    Tcp(TcpStream),
-    /// A stream from another cloudlet, which sees nothing but TLS.
-    Relayed(Box<ByPeer>),
-}
-
-/// Bytes as they are, or as TLS carries them.
-enum Wire {
-    Plain(Carrier),
-    Tls(Box<TlsStream<Carrier>>),
-}
-
-impl Wire {
-    fn tcp(&self) -> Option<&TcpStream> {
-        let carrier = match self {
-            Self::Plain(carrier) => carrier,
-            Self::Tls(stream) => stream.get_ref().0,
-        };
-        match carrier {
-            Carrier::Tcp(stream) => Some(stream),
-            Carrier::Relayed(_) => None,
-        }
-    }
-}
-
-/// An enum of streams is one itself.
-macro_rules! streams {
-    ($kind:ident { $($variant:ident($stream:ident) => $pinned:expr),+ $(,)? }) => {
-        impl AsyncRead for $kind {
-            fn poll_read(
-                mut self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                buf: &mut ReadBuf<'_>,
-            ) -> Poll<io::Result<()>> {
-                match &mut *self { $(Self::$variant($stream) => Pin::new($pinned).poll_read(cx, buf)),+ }
-            }
-        }
-
-        impl AsyncWrite for $kind {
-            fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-                match &mut *self { $(Self::$variant($stream) => Pin::new($pinned).poll_write(cx, buf)),+ }
-            }
-
-            fn poll_write_vectored(
-                mut self: Pin<&mut Self>,
-                cx: &mut Context<'_>,
-                bufs: &[io::IoSlice<'_>],
-            ) -> Poll<io::Result<usize>> {
-                match &mut *self { $(Self::$variant($stream) => Pin::new($pinned).poll_write_vectored(cx, bufs)),+ }
-            }
-
-            fn is_write_vectored(&self) -> bool {
-                match self { $(Self::$variant($stream) => $stream.is_write_vectored()),+ }
-            }
-
-            fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                match &mut *self { $(Self::$variant($stream) => Pin::new($pinned).poll_flush(cx)),+ }
-            }
-
-            fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                match &mut *self { $(Self::$variant($stream) => Pin::new($pinned).poll_shutdown(cx)),+ }
-            }
-        }
-    };
-}
-
-streams!(Carrier { Tcp(stream) => stream, Relayed(stream) => stream.as_mut() });
-streams!(Wire { Plain(stream) => stream, Tls(stream) => stream.as_mut() });
-
 /// Says that a connection may be silent from now on: it has become a tunnel, which has its own rules.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Silence(Arc<AtomicBool>);
@@ -426,6 +356,7 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     use super::*;
 

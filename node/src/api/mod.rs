@@ -1,6 +1,6 @@
 //! The HTTP API, version 1. Its contract is [`handheld::api`]; this is the server.
 //!
-//! * [`connection`]: who may hold how many connections for how long; TLS
+//! * [`connection`], [`wire`]: who may hold how many connections for how long; TLS
 //! * [`gate`]: who may do what; [`mission`]: pairing and revocations
 //! * [`routes`], [`handlers`], [`events`]: what is answered, and the OpenAPI document made from the same
 //! * [`tunnel`]: raw bytes to a Service VM; [`relay`]: to another cloudlet's API
@@ -30,6 +30,7 @@ mod relay;
 mod routes;
 mod tunnel;
 mod view;
+mod wire;
 
 pub use connection::{MAX_CONNECTIONS, SILENCE_LIMIT};
 pub use routes::{document, router};

@@ -58,9 +58,15 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let thread = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut request = [0; 1024];
-            let length = stream.read(&mut request).unwrap();
-            assert!(request[..length].starts_with(b"GET /api/v1/cloudlet HTTP/1.0\r\n"));
+            // The request may come in pieces.
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut piece = [0; 1024];
+                let length = stream.read(&mut piece).unwrap();
+                assert!(length > 0, "the request was cut");
+                request.extend_from_slice(&piece[..length]);
+            }
+            assert!(request.starts_with(b"GET /api/v1/cloudlet HTTP/1.0\r\n"));
             stream.write_all(answer.as_bytes()).unwrap();
         });
         (address, thread)
