@@ -123,9 +123,7 @@ async fn node(home: PathBuf, words: &[&str]) -> Result<(), Failure> {
     let mut config = Config::new(identity, options.listen, swarm::topic(&trust), u64::from_be_bytes(seed));
     config.core.rendezvous = options.peers;
     if options.hail {
-        let mut tag = [0; 8];
-        tag.copy_from_slice(&trust.with(|mission| mission.topic_name("hail")).as_bytes()[..8]);
-        config.hail = Some(Hail { group: Hail::GROUP, tag });
+        config.hail = Some(Hail::of(&trust));
     }
     if options.mdns {
         config.mdns = Mdns::On;

@@ -28,7 +28,7 @@ use crate::peers::{self, Local};
 use crate::trust::{self, Membership};
 
 mod announce;
-mod state_dir;
+pub mod state_dir;
 
 pub use state_dir::StateDir;
 
@@ -127,7 +127,7 @@ pub async fn run(
     on_ready: impl FnOnce(&Ready),
 ) -> Result<(), Error> {
     let state = StateDir::lock(&config.node.state_dir)?;
-    let node = NodeId::load_or_create(&state.path().join("node-id"), &mut system_generator())?;
+    let node = state_dir::node_id(state.path())?;
     let goodbye = CancellationToken::new();
     let membership = Membership::open(&config, node, goodbye.clone())?;
     let listener = bind(config.api.listen).await?;
@@ -142,7 +142,7 @@ pub async fn run(
         accelerator: host.accelerator.to_string(),
     };
     let accelerator = host.accelerator;
-    let path = state.path().join("records");
+    let path = state_dir::records(state.path());
     let journal = blocking(move || Journal::open(&path)).await??;
     let tools = Tools {
         hypervisor: parts.hypervisor,
@@ -242,11 +242,6 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
     tokio::task::spawn_blocking(work).await.map_err(Error::Panic)
-}
-
-#[expect(clippy::disallowed_methods, reason = "a new node's id must differ from every other node's")]
-fn system_generator() -> impl rand::Rng {
-    rand::rng()
 }
 
 fn settings(config: &Config, meter: &dyn Meter, directory: PathBuf) -> Settings {

@@ -8,6 +8,7 @@
 //! * [`images`]: building images; [`hypervisor`]: opening what runs VMs; [`demo`]: all of it, shown on real input.
 
 pub mod api;
+mod causes;
 pub mod cli;
 pub mod config;
 pub mod daemon;
@@ -20,4 +21,5 @@ pub mod instances;
 pub mod lifecycle;
 pub mod peers;
 mod places;
+pub mod reach;
 pub mod trust;

@@ -19,9 +19,9 @@
 //!
 //! # What it costs
 //!
-//! IP bytes over QUIC (measured on loopback, see `mesh/examples/mesh_node.rs`): a beat is about 72 bytes and its
-//! acknowledgement about 61. One side of each link beats every 4 s; N nodes with three neighbours each have
-//! 1.5 N links: 133 B / 4 s × 1.5 = 50 B/s per node, whatever N. A node that crashed right after its beat is given up
+//! IP bytes over QUIC (captured in the lab, 30 nodes): a beat is 87 bytes and its acknowledgement 65. One side of each
+//! link beats every 4 s; N nodes with three neighbours each have 1.5 N links: 152 B / 4 s × 1.5 = 57 B/s per node,
+//! whatever N (57 to 59 measured by `make bench-mesh`, 5 to 50 nodes). A node that crashed right after its beat is given up
 //! 2 × 4 s + 1.8 s = 9.8 s later at the latest.
 //!
 //! # What the driver owes
@@ -76,7 +76,7 @@ pub struct Identity {
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Links that a node wants. Three make a random graph connected with high probability (Wormald, "Models of random
-    /// regular graphs", 1999) and cost 50 B/s; each further one costs 17 B/s more.
+    /// regular graphs", 1999) and cost 57 B/s; each further one costs 19 B/s more.
     pub degree: usize,
     /// Links above which a node hangs up at once on neighbours that have enough. A guess: room for newcomers.
     pub max_degree: usize,

@@ -14,6 +14,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::wire::frame::{self, Frame, MAX_BYTES, MAX_CERTIFICATE_BYTES};
 
+/// How long a closed stream is held, so that what was sent before arrives. Guess: a round trip on a bad link.
+const LINGER: Duration = Duration::from_millis(500);
+
 /// What a link's task tells the owner.
 pub(super) enum FromLink {
     /// The peer showed its certificate. The answer says whether it is good.
@@ -89,7 +92,7 @@ impl Link {
             }
             // The owner hung up: what was sent before arrives, then the peer sees the end.
             writer.close().await?;
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            tokio::time::sleep(LINGER).await;
             Err::<std::convert::Infallible, Ended>(Ended::HungUp)
         };
         tokio::select! {

@@ -2,7 +2,7 @@
 //!
 //! A certificate on the wire is the chain, leaf first, each with its length (two bytes, big-endian) before it.
 
-use super::Error;
+use super::{Error, Hail};
 use crate::membership::{self, Learnt, Proof, Refused, Verifier};
 use crate::trust::{CertificateDer, MAX_CERTIFICATE_BYTES, MAX_CHAIN, Trust, revocation};
 
@@ -30,6 +30,16 @@ pub fn identity(trust: &Trust) -> Result<membership::Identity, Error> {
 /// Name of the mission's gossip topic: a keyed hash, so that it says nothing to strangers.
 pub fn topic(trust: &Trust) -> String {
     trust.with(|mission| mission.topic_name("notices"))
+}
+
+impl Hail {
+    /// How members of the mission call out: on [`Hail::GROUP`], with the first bytes of a keyed hash.
+    pub fn of(trust: &Trust) -> Self {
+        let name = trust.with(|mission| mission.topic_name("hail"));
+        let mut tag = [0; 8];
+        tag.iter_mut().zip(name.as_bytes()).for_each(|(to, from)| *to = *from);
+        Self { group: Self::GROUP, tag }
+    }
 }
 
 fn encode(chain: &[&[u8]]) -> Vec<u8> {

@@ -11,6 +11,7 @@ use vm_images::{Image, ImageId, SigningKey, Store};
 use super::args::{Global, Image as Action};
 use super::output::{Failure, Output, bytes, table, utc};
 use super::{build, live};
+use crate::causes::chain;
 use crate::config::Config;
 
 pub(super) fn run(action: Action, global: &Global, output: Output) -> Result<(), Failure> {
@@ -254,13 +255,6 @@ fn verify(store: &Store, wanted: Option<&str>, output: Output) -> Result<(), Fai
         },
     )?;
     if results.iter().all(|(_, _, result)| result.is_ok()) { Ok(()) } else { Err(Failure::Found) }
-}
-
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut causes = vec![error.to_string()];
-    causes.extend(std::iter::successors(error.source(), |cause| cause.source()).map(ToString::to_string));
-    causes.dedup();
-    causes.join(": ")
 }
 
 fn gc(config: &Config, dry_run: bool, output: Output) -> Result<(), Failure> {

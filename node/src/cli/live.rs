@@ -10,13 +10,9 @@ use vm_images::ImageId;
 use super::output::Failure;
 use super::vm;
 use crate::config::Config;
-use crate::daemon::StateDir;
+use crate::daemon::{StateDir, state_dir};
 use crate::instances::Journal;
 use crate::lifecycle::{Reading, SavedPhase};
-
-/// Where the daemon keeps its records and its id below the state directory.
-const RECORDS: &str = "records";
-const NODE_ID: &str = "node-id";
 
 /// Images that instances need. While this is held, no daemon starts that was not asked for them.
 pub(super) struct Live {
@@ -47,7 +43,7 @@ pub(super) fn images(config: &Config) -> Result<Live, Failure> {
 }
 
 fn recorded(state_dir: &Path) -> Result<BTreeSet<ImageId>, Failure> {
-    let path = state_dir.join(RECORDS);
+    let path = state_dir::records(state_dir);
     if !path.exists() {
         return Ok(BTreeSet::new());
     }
@@ -72,7 +68,7 @@ fn asked(config: &Config) -> anyhow::Result<BTreeSet<ImageId>> {
     let answers: Result<(Cloudlet, Vec<Instance>), handheld::Error> =
         vm::block_on(async { Ok((client.cloudlet().await?, client.instances().await?)) })?;
     let (cloudlet, instances) = answers?;
-    let own = std::fs::read_to_string(config.node.state_dir.join(NODE_ID))?;
+    let own = std::fs::read_to_string(state_dir::node_id_file(&config.node.state_dir))?;
     if own.trim() != cloudlet.node_id {
         bail!("another cloudlet ('{}') answers at {}", cloudlet.name, client.url());
     }

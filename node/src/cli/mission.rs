@@ -19,6 +19,7 @@ use super::output::{Failure, Output, table, utc};
 use super::vm;
 use crate::config::Config;
 use crate::daemon::StateDir;
+use crate::daemon::state_dir;
 use crate::instances::clock::unix;
 use crate::trust::ledger::Ledger;
 
@@ -92,9 +93,7 @@ fn new(dir: &Path, name: &str, hours: u64, output: Output) -> Result<(), Failure
 fn node_id(config: &Config) -> Result<NodeId, Failure> {
     let dir = &config.node.state_dir;
     files::private_directory(dir)?;
-    #[expect(clippy::disallowed_methods, reason = "a new node's id must differ from every other node's")]
-    let mut generator = rand::rng();
-    Ok(NodeId::load_or_create(&dir.join("node-id"), &mut generator)?)
+    Ok(state_dir::node_id(dir)?)
 }
 
 fn request(config: &Config, out: Option<&Path>, output: Output) -> Result<(), Failure> {

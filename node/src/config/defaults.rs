@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::{AcceleratorChoice, Api, Config, Discovery, Hypervisor, Instances, Log, Mesh, Node};
+use crate::reach;
 
 /// Environment variables by name.
 pub type Environment = BTreeMap<OsString, OsString>;
@@ -96,7 +97,7 @@ impl Config {
 
     /// Directory of this cloudlet's own key and certificates.
     pub fn trust_home(&self) -> mesh::trust::Home {
-        mesh::trust::Home::at(self.node.state_dir.join("trust"))
+        crate::daemon::state_dir::trust_home(&self.node.state_dir)
     }
 
     /// Where handhelds are paired.
@@ -112,12 +113,7 @@ impl Config {
     /// Address at which this cloudlet's API is reached from the same machine; `None` if its port is only chosen when
     /// it starts.
     pub fn local_api(&self) -> Option<SocketAddr> {
-        let ip = match self.api.listen.ip() {
-            IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(v6) if v6.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-            ip => ip,
-        };
-        (self.api.listen.port() != 0).then(|| SocketAddr::new(ip, self.api.listen.port()))
+        (self.api.listen.port() != 0).then(|| reach::from_here(self.api.listen))
     }
 }
 

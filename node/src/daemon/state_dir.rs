@@ -5,6 +5,8 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use mesh::NodeId;
+use mesh::node_id::FileError;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
@@ -91,6 +93,28 @@ fn holder(file: File) -> String {
         Some(pid) => format!("process {pid}"),
         None => "a process that has not written its number down".to_owned(),
     }
+}
+
+/// Where the daemon keeps its records below the state directory.
+pub fn records(state_dir: &Path) -> PathBuf {
+    state_dir.join("records")
+}
+
+/// File of this node's id below the state directory.
+pub fn node_id_file(state_dir: &Path) -> PathBuf {
+    state_dir.join("node-id")
+}
+
+/// This node's id, made if there is none.
+pub fn node_id(state_dir: &Path) -> Result<NodeId, FileError> {
+    #[expect(clippy::disallowed_methods, reason = "a new node's id must differ from every other node's")]
+    let mut generator = rand::rng();
+    NodeId::load_or_create(&node_id_file(state_dir), &mut generator)
+}
+
+/// Directory of this node's key and certificates below the state directory.
+pub fn trust_home(state_dir: &Path) -> mesh::trust::Home {
+    mesh::trust::Home::at(state_dir.join("trust"))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::error::Error;
 use super::fetch::Fetch;
 use super::progress::{Phase, Progress};
 use super::{Ask, Shared, Wanted, Why};
+use crate::causes::chain;
 use crate::instances::clock::Clock;
 
 /// How often the profile is compared with what is here. A guess: fetching takes minutes.
@@ -269,15 +270,4 @@ pub(super) fn own_holdings(store: &Store) -> Result<Holdings, vm_images::store::
         }
     }
     Ok(holdings)
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text += &format!(": {cause}");
-        next = cause.source();
-    }
-    text
 }

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use super::clock::Clock;
 use super::owner::Owner;
 use super::{ASKS, Catalogue, Instances, Journal, Settings, Tools, journal, tasks};
+use crate::causes::chain;
 use crate::lifecycle::{Adoptable, Core, Plan, Reading, SavedPhase, reconcile};
 
 /// Why the instances of an earlier daemon cannot be picked up. Nothing was stopped or removed.
@@ -117,7 +118,7 @@ fn adopt(hypervisor: &dyn Hypervisor, vm: VmId, record: Option<&Reading>, bind: 
                 running.forwards.retain(|(address, _)| !bind.is_loopback() || address.ip().is_loopback());
                 Adoptable::Adopted { executing: running.executing, forwards: running.forwards }
             }
-            Err(error) => Adoptable::NotAdopted(tasks::chain(&error)),
+            Err(error) => Adoptable::NotAdopted(chain(&error)),
         },
         _ => Adoptable::NotAdopted("it is not to run on".to_owned()),
     }

@@ -13,22 +13,12 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{Tools, clock, health, host, journal};
+use crate::causes::chain;
 use crate::lifecycle::{Input, Patience, Seen, Service};
+use crate::reach;
 
 /// Pause before the guest's agent is asked again. It answers some 150 ms after the guest's waking up (measured).
 const AGENT_PAUSE: Duration = Duration::from_millis(10);
-
-/// An error and what caused it, in one line for people.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
 
 /// Runs something that blocks; a panic in it becomes text.
 async fn blocking<T: Send + 'static>(
@@ -128,7 +118,7 @@ pub(crate) async fn check_health(
     patience: Patience,
     cancel: CancellationToken,
 ) -> Input {
-    let address = reachable(address);
+    let address = reach::from_here(address);
     let result = match patience {
         Patience::Until(limit) => health::until_ok(address, &path, limit, &cancel).await,
         Patience::Once => tokio::select! {
@@ -139,15 +129,6 @@ pub(crate) async fn check_health(
     match result {
         Ok(()) => Input::HealthOk { vm },
         Err(reason) => Input::HealthFailed { vm, reason },
-    }
-}
-
-/// Where this host reaches a port that is open on every address.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => (std::net::Ipv4Addr::LOCALHOST, address.port()).into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => (std::net::Ipv6Addr::LOCALHOST, address.port()).into(),
-        _ => address,
     }
 }
 

@@ -1,16 +1,15 @@
 //! What this cloudlet says of itself to other cloudlets.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use mesh::NodeId;
 use mesh::advert::{Advert, Capabilities, Gpu, Held, Load};
 use migration::hypervisor::Host;
-use vm_images::ServiceId;
 
 use crate::instances::{Instances, Offer};
 use crate::lifecycle::{Instance, Phase};
+use crate::reach;
 
 /// Where the facts come from.
 pub struct Local {
@@ -106,32 +105,9 @@ fn reached_at(listen: SocketAddr, host: &[IpAddr]) -> Vec<SocketAddr> {
 
 /// Addresses of this host that others may reach: not loopback, not those that hold for one link only.
 fn addresses() -> Vec<IpAddr> {
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
-    let mut found: BTreeMap<IpAddr, ()> = BTreeMap::new();
-    for interface in interfaces {
-        let Some(address) = interface.address else { continue };
-        let ip = if let Some(v4) = address.as_sockaddr_in() {
-            IpAddr::V4(v4.ip())
-        } else if let Some(v6) = address.as_sockaddr_in6() {
-            IpAddr::V6(v6.ip())
-        } else {
-            continue;
-        };
-        let is_local = match ip {
-            IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local(),
-            IpAddr::V6(v6) => v6.is_loopback() || v6.is_unicast_link_local(),
-        };
-        if !is_local {
-            found.insert(ip, ());
-        }
-    }
+    let is_far = |ip: &IpAddr| !ip.is_loopback() && !matches!(ip, IpAddr::V4(v4) if v4.is_link_local());
     // As many as an advert should carry; a vehicle has one or two radios.
-    found.into_keys().take(4).collect()
-}
-
-/// The services of an advert, for people.
-pub(super) fn services(advert: &Advert) -> Vec<ServiceId> {
-    advert.services.keys().cloned().collect()
+    reach::host_addresses().into_iter().filter(is_far).take(4).collect()
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mesh::NodeId;
 use mesh::membership::{Event, Members};
-use mesh::swarm::{self, Counters, Hail, Handle, MissionVerifier, Multiaddr};
+use mesh::swarm::{self, Hail, Handle, MissionVerifier, Multiaddr};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
@@ -71,10 +71,7 @@ pub fn start(
     config.core.multicast = settings.multicast;
     config.core.rendezvous = settings.peers.iter().map(|peer| rendezvous(peer)).collect::<Result<_, _>>()?;
     if settings.multicast {
-        let mut tag = [0; 8];
-        let name = trust.with(|mission| mission.topic_name("hail"));
-        tag.iter_mut().zip(name.as_bytes()).for_each(|(to, from)| *to = *from);
-        config.hail = Some(Hail { group: Hail::GROUP, tag });
+        config.hail = Some(Hail::of(trust));
     }
     let verifier = Box::new(MissionVerifier::new(trust.clone()));
     let (handle, swarm) = swarm::start(config, verifier, local.empty()).map_err(Error::Swarm)?;
@@ -159,11 +156,6 @@ impl Peers {
     /// Spreads revocations; each is signed by somebody who may revoke.
     pub async fn revoke(&self, encoded: Vec<u8>) -> Result<(), swarm::Error> {
         self.handle.revoke(encoded).await
-    }
-
-    /// What has gone over links.
-    pub fn counters(&self) -> Counters {
-        self.handle.counters()
     }
 
     /// The swarm itself: streams to peers.

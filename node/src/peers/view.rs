@@ -3,7 +3,7 @@
 use handheld::api;
 use mesh::membership::{Member, Reach};
 
-use super::{Peers, local};
+use super::Peers;
 
 impl Peers {
     /// Everybody who is known, this cloudlet first.
@@ -38,6 +38,6 @@ fn view(member: &Member) -> api::Peer {
             memory_total_bytes: advert.load.memory_total_bytes,
             instances: advert.load.instances,
         },
-        services: local::services(advert),
+        services: advert.services.keys().cloned().collect(),
     }
 }

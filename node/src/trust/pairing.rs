@@ -18,6 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Error;
 use crate::instances::clock::{Clock, unix};
+use crate::reach;
 
 /// Longest time that one handheld may take. Guess: three round trips on the slowest link, and the bundle.
 const RUN_LIMIT: Duration = Duration::from_secs(60);
@@ -99,18 +100,11 @@ fn reachable(bound: SocketAddr) -> Vec<SocketAddr> {
     if !bound.ip().is_unspecified() {
         return vec![bound];
     }
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return vec![bound] };
-    let mut addresses: Vec<IpAddr> = interfaces
-        .filter_map(|interface| {
-            let address = interface.address?;
-            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
-        })
-        // A link-local address means nothing on the handheld's side of the link.
-        .filter(|ip| {
-            ip.is_ipv4() == bound.is_ipv4() && !matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())
-        })
-        .collect();
+    let same_family = |ip: &IpAddr| ip.is_ipv4() == bound.is_ipv4();
+    let mut addresses: Vec<IpAddr> = reach::host_addresses().into_iter().filter(same_family).collect();
+    if addresses.is_empty() {
+        return vec![bound];
+    }
     addresses.sort_by_key(|ip| (ip.is_loopback(), *ip));
     addresses.into_iter().map(|ip| SocketAddr::new(ip, bound.port())).collect()
 }

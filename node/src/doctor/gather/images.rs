@@ -2,7 +2,7 @@
 
 use vm_images::{SigningKey, Store};
 
-use super::chain;
+use crate::causes::chain;
 use crate::config::Config;
 use crate::doctor::Image;
 

@@ -36,18 +36,3 @@ pub fn facts(config: &Config, step: &mut dyn FnMut(&str)) -> Facts {
         images,
     }
 }
-
-/// An error with all its causes in one line.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        // Errors that are transparent repeat the words of their source.
-        if !text.ends_with(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        cause = inner.source();
-    }
-    text
-}

@@ -7,7 +7,8 @@ use migration::Hypervisor as _;
 use migration::hypervisor::libvirt::{Libvirt, Uri, kvm};
 use vm_images::manifest::Accelerator;
 
-use super::{chain, host};
+use super::host;
+use crate::causes::chain;
 use crate::config::Config;
 use crate::doctor::Virtualisation;
 use crate::doctor::least::Version;

@@ -20,7 +20,7 @@ const WORDS: &str = "i've been up close";
 /// A paired handheld.
 pub struct Handheld {
     name: String,
-    serial: Option<String>,
+    serial: String,
     command: Box<dyn Fn() -> Command>,
 }
 
@@ -43,13 +43,13 @@ impl Handheld {
         let code = shown["code"].as_str().context("a code")?;
         let paired = output(command().args(["pair", place, "--code", code, "--name", name, "--json"]))?;
         let paired: Value = serde_json::from_str(&paired)?;
-        let serial = paired["certificate"].as_str().or(paired["serial"].as_str()).map(str::to_owned);
+        let serial = paired["serial"].as_str().context("a certificate with a serial")?.to_owned();
         Ok(Self { name: name.to_owned(), serial, command: Box::new(command) })
     }
 
     /// Serial of its certificate.
-    pub fn serial(&self) -> anyhow::Result<String> {
-        self.serial.clone().with_context(|| format!("{} does not say its certificate's serial", self.name))
+    pub fn serial(&self) -> &str {
+        &self.serial
     }
 
     /// Which cloudlet it would choose, and why.
@@ -69,8 +69,8 @@ impl Handheld {
         Ok(format!("'{words}', recognised by {by}"))
     }
 
-    /// Waits until the cloudlets let it in no more.
-    pub fn wait_refused(&self, cloudlets: &[Cloudlet], limit: Duration) -> anyhow::Result<()> {
+    /// Waits until no cloudlet lets it in any more.
+    pub fn wait_refused(&self, limit: Duration) -> anyhow::Result<()> {
         let begin = now();
         while begin.elapsed() < limit {
             let services = (self.command)().args(["services", "--json"]).output()?;
@@ -81,6 +81,6 @@ impl Handheld {
             }
             std::thread::sleep(ASK_EVERY);
         }
-        bail!("{} of {} cloudlets still let {} in", "some", cloudlets.len(), self.name)
+        bail!("a cloudlet still lets {} in after {} s", self.name, limit.as_secs())
     }
 }

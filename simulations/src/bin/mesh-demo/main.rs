@@ -82,9 +82,9 @@ fn show(lab: &Lab, directory: &Path, report: &mut Report) -> anyhow::Result<()> 
 
     let choice =
         report.step("a handheld chooses a cloudlet for 'speech', with reasons", || medic.explain())?;
-    report.say(&choice);
+    Report::say(&choice);
     let words = report.step("it uses the service, over TLS", || medic.recognise())?;
-    report.say(&words);
+    Report::say(&words);
 
     report.step("one cloudlet leaves; everybody knows", || {
         let leaving = cloudlets.pop().context("five cloudlets")?;
@@ -131,9 +131,9 @@ fn show(lab: &Lab, directory: &Path, report: &mut Report) -> anyhow::Result<()> 
     report.step(
         "a captured handheld is revoked at one cloudlet; another one, which heard it by gossip, refuses it",
         || {
-            let serial = lead.serial()?;
-            mission::revoke(directory, &serial, lab, &cloudlets)?;
-            lead.wait_refused(&cloudlets, LIMIT)
+            let enroller = cloudlets.iter().find(|one| one.name() == CLOUDLETS[2]).context("truck-3 runs")?;
+            enroller.ask(&["mission", "revoke", lead.serial()])?;
+            lead.wait_refused(LIMIT)
         },
     )?;
     report.step("the others are still served", || scout.recognise().map(drop))?;

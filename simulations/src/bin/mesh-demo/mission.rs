@@ -1,12 +1,10 @@
-//! The mission's authority: enrolls cloudlets, revokes.
+//! The mission's authority: enrolls cloudlets.
 
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, ensure};
-use simulations::lab::Lab;
 
-use super::cloudlet::Cloudlet;
 use super::program;
 
 /// Makes a mission of an hour and enrolls cloudlets that may enroll handhelds.
@@ -30,14 +28,6 @@ pub fn enroll(directory: &Path, cloudlets: &[&str]) -> anyhow::Result<()> {
         run(own()?.args(["mission", "join"]).arg(file("bundle")))?;
     }
     Ok(())
-}
-
-/// Revokes what the first cloudlet or another one has enrolled, there.
-pub fn revoke(directory: &Path, serial: &str, lab: &Lab, cloudlets: &[Cloudlet]) -> anyhow::Result<()> {
-    let enroller = cloudlets.iter().find(|one| one.name() == "truck-3").context("truck-3 paired it")?;
-    let mut command = lab.host(enroller.name())?.command(program("cloudlet")?);
-    command.arg("--state-dir").arg(directory.join(enroller.name()));
-    run(command.args(["mission", "revoke", serial]))
 }
 
 fn cloudlet() -> anyhow::Result<Command> {

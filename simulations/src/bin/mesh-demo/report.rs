@@ -23,7 +23,7 @@ impl Report {
     }
 
     /// Shows what a program printed.
-    pub fn say(&mut self, text: &str) {
+    pub fn say(text: &str) {
         text.lines().for_each(|line| eprintln!("    {line}"));
     }
 }
