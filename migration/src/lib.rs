@@ -3,10 +3,12 @@
 //!
 //! * [`hypervisor`]: the [`Hypervisor`] trait and its vocabulary; `hypervisor::libvirt` (feature `libvirt`) is
 //!   the real one, `hypervisor::fake` (feature `fake`) has no guests but counts, delays and fails on demand.
+//! * [`handoff`]: who owns a VM while it moves to another cloudlet. Pure.
 //! * [`stream`]: QEMU's migration stream, split into a memory template and a page-less device stream. Pure.
 //!
 //! This crate does not choose where a VM runs and knows nothing about handhelds.
 
+pub mod handoff;
 pub mod hypervisor;
 mod id;
 pub mod stream;
