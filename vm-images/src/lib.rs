@@ -6,6 +6,7 @@
 //!
 //! * [`manifest`], [`id`], [`signature`]: pure; always there.
 //! * [`blocks`]: a part in blocks that can be checked one by one; pure.
+//! * [`index`]: where 4 KiB blocks of content lie in parts; pure.
 //! * [`qcow2`]: the few facts about disk files that identity and starting depend on.
 //! * [`store`] (feature `store`): images on disk: publish atomically, verify, pin, collect garbage.
 //! * [`build`] (feature `build`): what of a recipe the host does. Starting the guest is the caller's business:
@@ -21,6 +22,7 @@ pub mod blocks;
 #[cfg(feature = "build")]
 pub mod build;
 pub mod id;
+pub mod index;
 pub mod manifest;
 pub mod qcow2;
 pub mod signature;

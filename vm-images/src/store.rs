@@ -10,6 +10,7 @@
 //! ROOT/verified/<id>          what the files looked like when everything was last checked
 //! ROOT/incoming/<id>/         an image that is being fetched from others; stays when its fetcher dies
 //! ROOT/lists/<digest>         values of the blocks of a part with this digest, so that they are taken once only
+//! ROOT/indexes/<digest>       where the blocks of a part with this digest lie, so that they are hashed once only
 //! ROOT/tmp/<random>/          a draft or rubbish; whose `lock` nobody holds is rubbish
 //! ```
 //!
@@ -29,6 +30,7 @@ pub(crate) mod files;
 mod gc;
 mod image;
 mod incoming;
+mod indexes;
 mod key_file;
 mod leftovers;
 mod lists;
@@ -49,6 +51,7 @@ pub(crate) use error::writing;
 pub use gc::GcReport;
 pub use image::{Broken, Image, Listing};
 pub use incoming::{Incoming, Interrupted, Naming};
+pub use indexes::Indexed;
 pub use verify::Progress;
 
 use crate::id::ImageId;
@@ -81,7 +84,7 @@ impl Store {
         let root = root.canonicalize().map_err(reading("open", root))?;
         check_format(&root)?;
         let store = Self { inner: Arc::new(Inner { root, key, verified: Mutex::default() }) };
-        for dir in ["images", "names", "pins", "trusted", "verified", "tmp", "incoming", "lists"] {
+        for dir in ["images", "names", "pins", "trusted", "verified", "tmp", "incoming", "lists", "indexes"] {
             files::make_directory(&store.root().join(dir))?;
         }
         let lock = store.lock("opening the store")?;

@@ -9,7 +9,9 @@ use std::path::Path;
 use std::process::Command;
 
 use proptest::prelude::*;
-use vm_images::qcow2::{Header, create, create_overlay, read_header, virtual_size};
+use vm_images::qcow2::{
+    Chain, Header, Layer, LayerWriter, Mapping, create, create_overlay, read_header, virtual_size,
+};
 
 fn qemu_img(dir: &Path, arguments: &[&str]) -> String {
     let output = Command::new("qemu-img").args(arguments).current_dir(dir).output().unwrap();
@@ -151,4 +153,98 @@ proptest! {
             prop_assert!(header.backing.is_none_or(|name| name.len() <= 1023));
         }
     }
+}
+
+/// A chain of two layers that QEMU wrote, and what the guest sees through it.
+fn qemu_chain(dir: &Path) -> Vec<u8> {
+    qemu_img(dir, &["create", "-q", "-f", "qcow2", "base.qcow2", "700M"]);
+    qemu_img(dir, &["create", "-q", "-f", "qcow2", "-b", "base.qcow2", "-F", "qcow2", "top.qcow2"]);
+    let io = |disk: &str, commands: &[&str]| {
+        let arguments = commands.iter().flat_map(|command| ["-c", command]);
+        let output =
+            Command::new("qemu-io").args(["-d", "unmap"]).args(arguments).arg(disk).current_dir(dir).output();
+        assert!(output.unwrap().status.success());
+    };
+    io("base.qcow2", &["write -P 1 0 1M", "write -P 2 600M 200k", "write -P 3 699M 1M"]);
+    io(
+        "top.qcow2",
+        &["write -P 4 100k 20k", "discard 512k 128k", "write -P 5 600M 64k", "write -z 699M 64k"],
+    );
+    qemu_img(dir, &["convert", "-O", "raw", "top.qcow2", "seen.raw"]);
+    std::fs::read(dir.join("seen.raw")).unwrap()
+}
+
+#[test]
+fn a_chain_reads_as_qemu_reads_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let seen = qemu_chain(dir.path());
+    let mut chain = Chain::open(&dir.path().join("top.qcow2")).unwrap();
+    assert_eq!(chain.virtual_bytes(), seen.len() as u64);
+    let mut found = vec![1; 3_000_000];
+    for (piece, offset) in seen.chunks(found.len()).zip((0..).step_by(found.len())) {
+        chain.read(offset, &mut found[..piece.len()]).unwrap();
+        assert!(found[..piece.len()] == *piece, "differs after {offset}");
+    }
+    found[..9].fill(1);
+    chain.read(seen.len() as u64 - 4, &mut found[..9]).unwrap();
+    assert_eq!(found[..9], [3, 3, 3, 3, 0, 0, 0, 0, 0], "behind the end is nothing");
+
+    let mut layer = Layer::open(&dir.path().join("top.qcow2")).unwrap();
+    let mut held = Vec::new();
+    let mut next = 0;
+    while let Some((cluster, mapping)) = layer.next_held(next).unwrap() {
+        held.push((cluster, matches!(mapping, Mapping::Data(_))));
+        next = cluster + 1;
+    }
+    let megabyte = 16;
+    let wanted = [(1, true), (8, false), (9, false), (600 * megabyte, true), (699 * megabyte, false)];
+    assert_eq!(held, wanted, "written, discarded, written, zeroed");
+}
+
+#[test]
+fn a_written_layer_is_sound_and_reads_as_it_was_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut seen = qemu_chain(dir.path());
+    let cluster_bytes = LayerWriter::CLUSTER_BYTES as usize;
+    let path = dir.path().join("mine.qcow2");
+    let mut writer = LayerWriter::create(&path, Some(Path::new("top.qcow2")), seen.len() as u64).unwrap();
+    for cluster in [11_199_usize, 3, 0, 9000, 3] {
+        let content = &mut seen[cluster * cluster_bytes..(cluster + 1) * cluster_bytes];
+        content.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at / 3 + cluster) as u8);
+        writer.put(cluster as u64, content.first_chunk().unwrap()).unwrap();
+    }
+    for cluster in [9601_usize, 1] {
+        seen[cluster * cluster_bytes..(cluster + 1) * cluster_bytes].fill(0);
+        writer.discard(cluster as u64).unwrap();
+    }
+    assert!(writer.discard(11_200).is_err(), "behind the end");
+    writer.finish().unwrap();
+    std::fs::write(dir.path().join("wanted.raw"), &seen).unwrap();
+
+    let check = qemu_img(dir.path(), &["check", "mine.qcow2"]);
+    assert!(check.contains("No errors were found"), "{check}");
+    let same = qemu_img(dir.path(), &["compare", "-f", "raw", "-F", "qcow2", "wanted.raw", "mine.qcow2"]);
+    assert!(same.contains("Images are identical"), "{same}");
+    let write = Command::new("qemu-io")
+        .args(["-c", "write -P 9 5M 70M", "mine.qcow2"])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    assert!(write.status.success(), "QEMU cannot write to it");
+}
+
+#[test]
+fn layers_that_cannot_be_read_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("raw"), vec![7; 300_000]).unwrap();
+    qemu_img(dir.path(), &["convert", "-c", "-f", "raw", "-O", "qcow2", "raw", "packed.qcow2"]);
+    let mut packed = Layer::open(&dir.path().join("packed.qcow2")).unwrap();
+    assert!(packed.mapping(0).unwrap_err().to_string().contains("compressed clusters"));
+    qemu_img(dir.path(), &["create", "-q", "-f", "qcow2", "-o", "extended_l2=on", "extended.qcow2", "1M"]);
+    let error = Layer::open(&dir.path().join("extended.qcow2")).unwrap_err().to_string();
+    assert!(error.contains("extended L2"), "{error}");
+    create(&dir.path().join("cut.qcow2"), 1 << 30).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(dir.path().join("cut.qcow2")).unwrap();
+    file.set_len(3 * 65536).unwrap();
+    assert!(Layer::open(&dir.path().join("cut.qcow2")).is_err(), "its L1 table is cut off");
 }

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 
 use support::*;
+use vm_images::index::{BLOCK_BYTES, Place, Table};
 use vm_images::{Digest, Role, Store};
 
 #[test]
@@ -263,4 +264,38 @@ fn threads_and_handles_publish_and_collect_side_by_side() {
     assert_eq!(store.list().unwrap().images.len(), 2, "the base and the newest speech");
     assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
     store.verify(store.by_name("speech").unwrap().id).unwrap();
+}
+
+#[test]
+fn indexes_of_an_image_and_its_parents_are_made_once_and_swept_with_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let base = publish_base(&store, &[1; 10_000]);
+    let speech = publish_service(&store, base, &[2; 10_000]);
+    let (mut steps, mut last) = (0, None);
+    let made = store.indexes(speech, &mut |progress| (steps, last) = (steps + 1, Some(progress))).unwrap();
+    assert!(steps > 4, "{steps}");
+    assert!(
+        last.is_some_and(|last| last.done_bytes == last.total_bytes && last.total_bytes > 2 * MEMORY_BYTES)
+    );
+    let roles: Vec<Role> = made.iter().map(|part| part.role).collect();
+    assert_eq!(roles, [Role::Disk, Role::MemoryTemplate, Role::Disk, Role::MemoryTemplate]);
+    let found = Table::new(&made.iter().map(|part| &part.index).collect::<Vec<_>>()).unwrap();
+    let places: Vec<Place> = found.find_block(&[2; BLOCK_BYTES]).collect();
+    // The content is in the middle of the template, which is the second part.
+    assert_eq!(places, [Place { part: 1, block: (MEMORY_BYTES / 2 / BLOCK_BYTES as u64) as u32 }]);
+
+    let path = dir.path().join("indexes").join(made[1].digest.to_string());
+    let written = std::fs::metadata(&path).unwrap().modified().unwrap();
+    assert_eq!(store.indexes(speech, &mut |_| {}).unwrap()[1].index, made[1].index);
+    assert_eq!(std::fs::metadata(&path).unwrap().modified().unwrap(), written, "it was made again");
+    std::fs::write(&path, b"damaged").unwrap();
+    assert_eq!(store.indexes(speech, &mut |_| {}).unwrap()[1].index, made[1].index, "and made again");
+    assert!(std::fs::metadata(&path).unwrap().len() > 100);
+
+    store.remove(speech).unwrap();
+    store.gc(&BTreeSet::new()).unwrap();
+    let left: Vec<_> = std::fs::read_dir(dir.path().join("indexes")).unwrap().collect();
+    assert!(!path.exists());
+    assert_eq!(left.len(), 2, "those of the base stay");
 }

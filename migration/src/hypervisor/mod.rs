@@ -24,11 +24,13 @@ mod error;
 pub mod fake;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
+mod moving;
 #[cfg(any(test, feature = "fake"))]
 pub mod suite;
 
 pub use compatibility::{TOPOLOGY, check as check_compatible};
 pub use error::{Error, Incompatible};
+pub use moving::{Moving, Pace};
 
 /// Starts, suspends, clones and stops VMs, and talks to the agent in the guest.
 pub trait Hypervisor: Send + Sync {

@@ -46,6 +46,7 @@ pub use join::{Joined, join};
 pub use page::{PAGE_BYTES, Page, is_zero};
 pub use reader::{Block, Content, Event, Reader, Section};
 pub use source::READ_BUFFER_BYTES;
+pub(crate) use split::find_block;
 pub use split::{MAX_MEMORY_BYTES, Split, split};
 pub use tail::MAX_DESCRIPTION_BYTES;
 pub use template::{MemoryTemplate, RUN_BYTES, SparseTemplate, TemplateSink, TemplateSource};

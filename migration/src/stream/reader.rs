@@ -113,6 +113,8 @@ pub struct Reader<R> {
     ram_ended: bool,
     /// Block of the last page: the next page may say "same as before".
     last_block: Option<usize>,
+    /// Whether its writer has a way back.
+    live: bool,
 }
 
 impl<R: Read> Reader<R> {
@@ -127,7 +129,14 @@ impl<R: Read> Reader<R> {
             ram: None,
             ram_ended: false,
             last_block: None,
+            live: false,
         }
+    }
+
+    /// Reads from a QEMU that has a way back to its reader. What it says about that is left out: who gets the stream from a
+    /// file has none.
+    pub fn live(from: R) -> Self {
+        Self { live: true, ..Self::new(from) }
     }
 
     /// How far the stream was read, bytes.
@@ -243,6 +252,7 @@ impl<R: Read> Reader<R> {
     }
 
     fn between(&mut self) -> Result<Option<Event<'_>>, Error> {
+        while self.live && self.skip_way_back()? {}
         let at = self.source.offset();
         match self.source.peek(1, "a section or the end mark")?[0] {
             wire::SECTION_START => self.start(at).map(Some),
@@ -291,6 +301,21 @@ impl<R: Read> Reader<R> {
         }
         self.state = State::Ram { section, id };
         Ok(Event::Begin { section, id, instance: 0 })
+    }
+
+    /// Leaves a command out that is about the way back; says whether there was one.
+    fn skip_way_back(&mut self) -> Result<bool, Error> {
+        if self.source.peek(1, "a section or the end mark")?[0] != wire::COMMAND {
+            return Ok(false);
+        }
+        let [_, high, low] = *self.source.peek(3, "the number of a command")? else { return Ok(false) };
+        if !matches!(u16::from_be_bytes([high, low]), wire::OPEN_RETURN_PATH | wire::PING) {
+            return Ok(false);
+        }
+        self.source.take(3, "the number of a command")?;
+        let length = self.source.u16("the length of a command")?;
+        self.source.take(length.into(), "the argument of a command")?;
+        Ok(true)
     }
 
     fn command(&mut self, at: u64) -> Result<Event<'_>, Error> {

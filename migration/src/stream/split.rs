@@ -81,7 +81,7 @@ fn failed(at: u64, doing: &'static str, source: std::io::Error) -> Error {
 }
 
 /// Index of the memory block in the list of blocks.
-pub(super) fn find_block(at: u64, blocks: &[Block], name: &str) -> Result<usize, Error> {
+pub(crate) fn find_block(at: u64, blocks: &[Block], name: &str) -> Result<usize, Error> {
     blocks.iter().position(|block| block.name == name).ok_or_else(|| {
         let found: Vec<&str> = blocks.iter().map(|block| block.name.as_str()).collect();
         Error::NoSuchBlock { at, wanted: name.to_owned(), found: found.join(", ") }

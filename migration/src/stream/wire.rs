@@ -40,10 +40,15 @@ pub fn capability_of_flags(flags: u64) -> &'static str {
     }
 }
 
+/// `MIG_CMD_OPEN_RETURN_PATH`: what follows may be answered.
+pub const OPEN_RETURN_PATH: u16 = 1;
+/// `MIG_CMD_PING`: wants an answer.
+pub const PING: u16 = 2;
+
 /// The capability behind a command (`MIG_CMD_*` in migration/savevm.c), if a plain stream does not have it.
 pub fn capability_of_command(command: u16) -> Option<&'static str> {
     match command {
-        1 | 2 => Some("return-path"),
+        OPEN_RETURN_PATH | PING => Some("return-path"),
         3..=8 | 10 => Some("postcopy-ram"),
         9 => Some("x-colo"),
         // MIG_CMD_SWITCHOVER_START: every stream of machine type 10.0 and later.

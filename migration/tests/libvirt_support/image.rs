@@ -63,6 +63,19 @@ impl Image {
         self.path(Role::Initrd)
     }
 
+    /// Digest, role and file of every part of the image and its parents, the image's own first.
+    pub fn parts(&self) -> Vec<(Digest, Role, PathBuf)> {
+        let mut parts = Vec::new();
+        let mut next = Some(self.dir.clone());
+        while let Some(dir) = next {
+            let manifest = manifest(&dir);
+            let path = |role: Role| dir.join(role.file_name());
+            parts.extend(manifest.parts.iter().map(|part| (part.blake3, part.role, path(part.role))));
+            next = manifest.parent.map(|parent| dir.with_file_name(parent.to_string()));
+        }
+        parts
+    }
+
     /// Makes a writable disk on the image's disk.
     pub fn overlay(&self, path: &Path) {
         overlay(&self.disk(), path).unwrap();

@@ -1,4 +1,5 @@
 //! A plain QEMU with a guest of 512 bytes, and its machine protocol (QMP).
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};

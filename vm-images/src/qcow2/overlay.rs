@@ -17,9 +17,9 @@ use super::header::{BACKING_FORMAT, MAGIC, MAX_BACKING_BYTES, MAX_VIRTUAL_BYTES,
 
 /// QEMU's default; an L2 table of one cluster then covers 512 MiB.
 const CLUSTER_BITS: u32 = 16;
-const CLUSTER_BYTES: u64 = 1 << CLUSTER_BITS;
+pub(super) const CLUSTER_BYTES: u64 = 1 << CLUSTER_BITS;
 /// Guest bytes behind one entry of the L1 table.
-const BYTES_PER_L1_ENTRY: u64 = CLUSTER_BYTES / 8 * CLUSTER_BYTES;
+pub(super) const BYTES_PER_L1_ENTRY: u64 = CLUSTER_BYTES / 8 * CLUSTER_BYTES;
 
 /// Makes an empty copy-on-write layer over the qcow2 disk `backing`, whose name is stored exactly as given;
 /// a relative one is relative to the directory of `path`.
@@ -27,12 +27,15 @@ const BYTES_PER_L1_ENTRY: u64 = CLUSTER_BYTES / 8 * CLUSTER_BYTES;
 /// `path` must not exist. The file is not synced: an overlay that a crash loses was never used.
 /// On error no file is left behind.
 pub fn create_overlay(path: &Path, backing: &Path, virtual_bytes: u64) -> Result<(), Error> {
-    let refused = || Error::Backing(backing.to_owned());
-    let name = backing.to_str().ok_or_else(refused)?;
-    if name.is_empty() || name.len() > MAX_BACKING_BYTES {
-        return Err(refused());
+    write_new(path, Some(&check_backing(backing)?), virtual_bytes)
+}
+
+/// The name of a backing file as it is stored.
+pub(super) fn check_backing(backing: &Path) -> Result<String, Error> {
+    match backing.to_str() {
+        Some(name) if !name.is_empty() && name.len() <= MAX_BACKING_BYTES => Ok(name.to_owned()),
+        _ => Err(Error::Backing(backing.to_owned())),
     }
-    write_new(path, Some(name), virtual_bytes)
 }
 
 /// Makes an empty disk that reads as zeros. `path` must not exist. On error no file is left behind.
@@ -57,12 +60,28 @@ fn write_disk(file: &File, backing: Option<&str>, virtual_bytes: u64) -> io::Res
     let clusters = 3 + (l1_entries * 8).div_ceil(CLUSTER_BYTES);
     // Set first: the parts that stay zero are holes and cost nothing.
     file.set_len(clusters * CLUSTER_BYTES)?;
-    file.write_all_at(&header(backing, virtual_bytes, l1_entries as u32), 0)?;
+    let tables = Tables {
+        l1_entries: l1_entries as u32,
+        l1_offset: 3 * CLUSTER_BYTES,
+        refcount_table: CLUSTER_BYTES,
+        refcount_table_clusters: 1,
+    };
+    file.write_all_at(&header(backing, virtual_bytes, &tables), 0)?;
     file.write_all_at(&(2 * CLUSTER_BYTES).to_be_bytes(), CLUSTER_BYTES)?;
     file.write_all_at(&1_u16.to_be_bytes().repeat(clusters as usize), 2 * CLUSTER_BYTES)
 }
 
-fn header(backing: Option<&str>, virtual_bytes: u64, l1_entries: u32) -> Vec<u8> {
+/// Where the fixed structures of a disk are.
+pub(super) struct Tables {
+    pub(super) l1_entries: u32,
+    /// Bytes.
+    pub(super) l1_offset: u64,
+    /// Bytes.
+    pub(super) refcount_table: u64,
+    pub(super) refcount_table_clusters: u32,
+}
+
+pub(super) fn header(backing: Option<&str>, virtual_bytes: u64, tables: &Tables) -> Vec<u8> {
     let mut extensions = Vec::new();
     if backing.is_some() {
         extensions.extend(BACKING_FORMAT.to_be_bytes());
@@ -81,10 +100,10 @@ fn header(backing: Option<&str>, virtual_bytes: u64, l1_entries: u32) -> Vec<u8>
     out.extend(CLUSTER_BITS.to_be_bytes());
     out.extend(virtual_bytes.to_be_bytes());
     out.extend(0_u32.to_be_bytes()); // no encryption
-    out.extend(l1_entries.to_be_bytes());
-    out.extend((3 * CLUSTER_BYTES).to_be_bytes()); // L1 table
-    out.extend(CLUSTER_BYTES.to_be_bytes()); // refcount table
-    out.extend(1_u32.to_be_bytes()); // its length in clusters
+    out.extend(tables.l1_entries.to_be_bytes());
+    out.extend(tables.l1_offset.to_be_bytes());
+    out.extend(tables.refcount_table.to_be_bytes());
+    out.extend(tables.refcount_table_clusters.to_be_bytes());
     out.extend(0_u32.to_be_bytes()); // snapshots
     out.extend(0_u64.to_be_bytes());
     out.extend(0_u64.to_be_bytes()); // incompatible features

@@ -42,6 +42,7 @@ impl Store {
         files::sync_directory(&self.root().join("images"))?;
         report.interrupted = self.sweep_incoming(&lock)?;
         self.sweep_lists()?;
+        self.sweep_indexes()?;
         drop(lock);
         report.leftovers = leftovers.remove();
         Ok(report)

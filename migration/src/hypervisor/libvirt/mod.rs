@@ -27,6 +27,7 @@ mod forward;
 mod host;
 pub mod kvm;
 mod monitor;
+mod moving;
 mod qemu_log;
 mod reaper;
 mod suspend;
@@ -145,10 +146,28 @@ impl Libvirt {
         matches!(gone, Ok(Some(())))
     }
 
-    fn wake(&self, domain: &Domain, spec: &CloneSpec) -> Result<(), Error> {
-        monitor::load(domain, &spec.device_stream, LOAD_LIMIT)?;
-        domain.resume().map_err(|error| libvirt_error("cannot resume the clone", &error))?;
-        Ok(())
+    /// Starts a clone that waits for its state, and lets `load` bring it. On error nothing of it is left.
+    fn clone_with(
+        &self,
+        spec: &CloneSpec,
+        load: impl FnOnce(&Domain) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        check_compatible(&spec.hardware, &self.host, TOPOLOGY).map_err(Error::Incompatible)?;
+        must_be_readable(&[&spec.disk, &spec.template, &spec.device_stream])?;
+        must_be_long(&spec.template, spec.hardware.memory_bytes)?;
+        let domain = self.create(
+            &xml::clone(spec, self.owner, self.sockets(spec.vm).as_ref()),
+            sys::VIR_DOMAIN_START_PAUSED,
+        )?;
+        load(&domain).map_err(|error| {
+            let error =
+                self.log(spec.vm).into_iter().fold(error, |error, log| qemu_log::explain(error, &log));
+            // The caller learns why the clone failed; that its remains also resist is for the log.
+            if let Err(error) = self.stop(spec.vm) {
+                tracing::error!(vm = %spec.vm, %error, "a clone that failed to wake up could not be stopped");
+            }
+            error
+        })
     }
 }
 
@@ -165,21 +184,10 @@ impl Hypervisor for Libvirt {
     }
 
     fn clone_from(&self, spec: &CloneSpec) -> Result<(), Error> {
-        check_compatible(&spec.hardware, &self.host, TOPOLOGY).map_err(Error::Incompatible)?;
-        must_be_readable(&[&spec.disk, &spec.template, &spec.device_stream])?;
-        must_be_long(&spec.template, spec.hardware.memory_bytes)?;
-        let domain = self.create(
-            &xml::clone(spec, self.owner, self.sockets(spec.vm).as_ref()),
-            sys::VIR_DOMAIN_START_PAUSED,
-        )?;
-        self.wake(&domain, spec).map_err(|error| {
-            let error =
-                self.log(spec.vm).into_iter().fold(error, |error, log| qemu_log::explain(error, &log));
-            // The caller learns why the clone failed; that its remains also resist is for the log.
-            if let Err(error) = self.stop(spec.vm) {
-                tracing::error!(vm = %spec.vm, %error, "a clone that failed to wake up could not be stopped");
-            }
-            error
+        self.clone_with(spec, |domain| {
+            monitor::load(domain, &spec.device_stream, LOAD_LIMIT)?;
+            domain.resume().map_err(|error| libvirt_error("cannot resume the clone", &error))?;
+            Ok(())
         })
     }
 

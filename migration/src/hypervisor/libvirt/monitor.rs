@@ -11,7 +11,7 @@ use super::wait::{Deadline, poll};
 use super::{Error, libvirt_error};
 
 /// Migration bandwidth that QEMU is told, bytes per second: no limit in practice, the other end takes what it can.
-const UNLIMITED_BYTES_PER_S: u64 = 1 << 40;
+pub(super) const UNLIMITED_BYTES_PER_S: u64 = 1 << 40;
 /// How often QEMU is asked whether it has finished. Loading a device stream takes 20 to 50 ms (measured).
 const POLL_EVERY: Duration = Duration::from_millis(3);
 

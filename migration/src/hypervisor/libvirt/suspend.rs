@@ -37,7 +37,7 @@ pub(super) fn suspend(domain: &Domain, into: &SuspendFiles) -> Result<Suspended,
     })
 }
 
-fn accept(listener: &UnixListener, socket: &Path) -> Result<UnixStream, Error> {
+pub(super) fn accept(listener: &UnixListener, socket: &Path) -> Result<UnixStream, Error> {
     let accepted = poll(Deadline::after(QEMU_LIMIT), Duration::from_millis(1), || match listener.accept() {
         Ok((stream, _)) => Ok(Some(stream)),
         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
@@ -69,6 +69,6 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-fn file_error(path: &Path, source: std::io::Error) -> Error {
+pub(super) fn file_error(path: &Path, source: std::io::Error) -> Error {
     Error::File { doing: "cannot write", path: path.to_owned(), source }
 }
