@@ -37,7 +37,7 @@ pub struct Advert {
     pub api: Vec<String>,
     /// Where other cloudlets reach it: libp2p multiaddresses as text.
     pub addresses: Vec<String>,
-    /// The image that serves each of [`Advert::services`].
+    /// The image that serves each of [`Advert::services`], and those of services that it only keeps for others.
     pub images: BTreeMap<ServiceId, ImageId>,
     /// Base images that it holds.
     pub base_images: BTreeSet<ImageId>,

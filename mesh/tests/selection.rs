@@ -8,7 +8,7 @@ use mesh::NodeId;
 use mesh::advert::Load;
 use mesh::selection::{
     Candidate, Completion, Contact, Current, Hysteresis, HysteresisSettings, Infeasible, Instance, Link,
-    Measure, Need, Offer, Policy, Power, Scored, Settings, Utility, Verdict, Weighted, choose,
+    Measure, Need, Offer, Policy, Power, Scored, Settings, Tie, Utility, Verdict, Weighted, choose,
 };
 use proptest::prelude::*;
 use vm_images::manifest::Accelerator;
@@ -173,7 +173,11 @@ fn a_draining_cloudlet_takes_nobody_new_and_a_deadline_excludes() {
 
 /// Node number `byte` has served for `seconds`.
 fn serving(byte: u8, seconds: u64) -> Option<Current> {
-    Some(Current { node: NodeId::from_bytes([byte; 16]), since: Duration::from_secs(seconds) })
+    Some(Current {
+        node: NodeId::from_bytes([byte; 16]),
+        since: Duration::from_secs(seconds),
+        tie: Tie::Session,
+    })
 }
 
 /// Counts services held: shows that a utility from outside this crate can be plugged in.
@@ -246,7 +250,11 @@ fn any_current() -> impl Strategy<Value = Option<(prop::sample::Index, u64)>> {
 }
 
 fn current(all: &[Candidate], pick: Option<(prop::sample::Index, u64)>) -> Option<Current> {
-    pick.map(|(index, s)| Current { node: index.get(all).node, since: Duration::from_secs(s) })
+    pick.map(|(index, s)| Current {
+        node: index.get(all).node,
+        since: Duration::from_secs(s),
+        tie: Tie::Session,
+    })
 }
 
 /// Every utility that the properties must hold for.
@@ -375,7 +383,7 @@ proptest! {
                     Candidate { link: Link { rtt, rate_bytes_per_s: rate, ..one.link }, ..one.clone() }
                 })
                 .collect();
-            let current = serving.map(|node| Current { node, since: Duration::from_secs(99) });
+            let current = serving.map(|node| Current { node, since: Duration::from_secs(99), tie: Tie::Session });
             let chosen = policy.choose(&need(), &seen, current).chosen;
             changes += usize::from(chosen != serving);
             serving = chosen;

@@ -3,7 +3,7 @@
 //! Start: state directory locked, port bound, records opened, instances of an earlier daemon picked up, API served,
 //! name published. Whatever fails before the instances are picked up leaves everything as it was.
 //!
-//! End: no new connections, listeners told goodbye, name unpublished, instances stopped (they are transient copies), records
+//! End: images fetched no more, no new connections, listeners told goodbye, name unpublished, instances stopped (they are transient copies), records
 //! closed, everything joined.
 
 use std::io;
@@ -22,12 +22,15 @@ use vm_images::Store;
 
 use crate::api::{self, About, Api};
 use crate::config::Config;
+use crate::exchange::Shelf;
 use crate::instances::{self, Instances, Journal, Meter, Settings, StoreImages, SystemMeter, Tools};
 use crate::lifecycle::{Keep, Limits};
 use crate::peers::{self, Local};
+use crate::standing::{self, Standing};
 use crate::trust::{self, Membership};
 
 mod announce;
+mod exchange;
 pub mod state_dir;
 
 pub use state_dir::StateDir;
@@ -99,6 +102,9 @@ pub enum Error {
     /// The mesh cannot be started. Instances of an earlier daemon run on.
     #[error(transparent)]
     Peers(#[from] peers::Error),
+    /// What this cloudlet kept of its circumstances cannot be read. Nothing was started.
+    #[error(transparent)]
+    Standing(#[from] standing::Error),
     /// The records cannot be opened. Nothing was started.
     #[error(transparent)]
     Journal(#[from] instances::journal::Error),
@@ -142,11 +148,12 @@ pub async fn run(
         accelerator: host.accelerator.to_string(),
     };
     let accelerator = host.accelerator;
+    let standing = Standing::open(&config, state.path(), host.clone())?;
     let path = state_dir::records(state.path());
     let journal = blocking(move || Journal::open(&path)).await??;
     let tools = Tools {
         hypervisor: parts.hypervisor,
-        images: Arc::new(StoreImages::new(parts.store, host.clone())),
+        images: Arc::new(StoreImages::new(parts.store.clone(), host.clone())),
         meter: parts.meter,
     };
     let mut settings = settings(&config, &*tools.meter, state.path().join("instances"));
@@ -158,23 +165,33 @@ pub async fn run(
         settings.bind = Ipv4Addr::LOCALHOST.into();
     }
     let (instances, owner) = instances::start(settings, tools, journal).await?;
+    if standing.is_draining() {
+        tracing::warn!("this cloudlet is being emptied and takes nobody new; 'cloudlet drain off' ends that");
+        // An owner that is gone already says why when it is waited for.
+        let _ = instances.drain(true).await;
+    }
+    let power = tokio::spawn(standing.clone().watch_power(goodbye.clone()));
 
     let tls = membership.is_some();
     let mesh = match &membership {
         Some(membership) if config.mesh.enabled => {
             let mission = membership.trust().with(|mission| mission.name().to_owned());
             let name = config.node.name.clone();
-            let local = Local::new(node, name, mission, listen, host, instances.clone());
+            let shelf = Shelf::new(parts.store.clone());
+            let local = Local::new(node, name, mission, listen, standing.clone(), instances.clone(), shelf);
             Some(peers::start(&config.mesh, config.mesh_listen(), membership, local, goodbye.clone())?)
         }
         _ => None,
     };
     let (peers, mesh) = mesh.unzip();
-    let api = Api::new(about, instances.clone(), goodbye.clone(), membership).among(peers);
+    let (images, exchange) = exchange::start(&config, parts.store, peers.as_ref());
+    let api = Api::new(about, instances.clone(), standing, goodbye.clone(), membership);
+    let api = api.among(peers).exchanging(images);
     let server = tokio::spawn(api::serve(listener, api.clone(), goodbye.clone()));
     let announcement = announce::Announcement { name: config.node.name, listen, node, accelerator, tls };
     let announcer = tokio::spawn(announce::run(announcement, config.discovery, api, goodbye.clone()));
-    let running = Running { server, announcer, mesh, owner, instances, goodbye, keep: parts.keep };
+    let keep = parts.keep;
+    let running = Running { server, announcer, power, exchange, mesh, owner, instances, goodbye, keep };
     tracing::info!(%listen, %node, "cloudlet is ready");
     on_ready(&Ready { listen, node, tls });
     running.until(stop).await
@@ -184,6 +201,8 @@ pub async fn run(
 struct Running {
     server: JoinHandle<io::Result<()>>,
     announcer: JoinHandle<()>,
+    power: JoinHandle<()>,
+    exchange: Option<exchange::Running>,
     mesh: Option<peers::Running>,
     owner: instances::Running,
     instances: Instances,
@@ -201,6 +220,10 @@ impl Running {
             ended = self.owner.ended() => owner = Some(ended.err()),
         }
         tracing::info!("cloudlet shuts down");
+        let serving = match self.exchange {
+            Some(exchange) => Some(exchange.stop().await),
+            None => None,
+        };
         self.goodbye.cancel();
         let served = async {
             if server.is_none() && tokio::time::timeout(FAREWELL_LIMIT, &mut self.server).await.is_err() {
@@ -220,14 +243,18 @@ impl Running {
             if let Some(mesh) = self.mesh {
                 mesh.ended().await;
             }
+            if let Some(serving) = serving {
+                exchange::served(serving).await;
+            }
         };
-        let ((), panic, announcer, ()) = tokio::join!(served, stopped, self.announcer, left);
+        let ((), panic, announcer, power, ()) =
+            tokio::join!(served, stopped, self.announcer, self.power, left);
         let ended = |part, source| Err(Error::Ended { part, source });
-        match (server, owner, panic, announcer) {
+        match (server, owner, panic, announcer.and(power)) {
             (Some(source), ..) => ended("HTTP server", source),
             (_, Some(source), ..) => ended("instances' owner", source),
             (_, _, Some(panic), _) => ended("instances' owner", Some(panic)),
-            (.., Err(panic)) => ended("announcer", Some(panic)),
+            (.., Err(panic)) => ended("announcer or the watch of the power supply", Some(panic)),
             (None, None, None, Ok(())) => Ok(()),
         }
     }

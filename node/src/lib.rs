@@ -3,6 +3,7 @@
 //! * [`config`]: what can be configured; [`cli`]: what can be typed; [`doctor`]: what this machine can do.
 //! * [`daemon`]: puts together what runs: [`api`] for handhelds, [`instances`] of Service VMs, their announcement.
 //! * [`trust`]: its place in the mission; [`peers`]: the other cloudlets.
+//! * [`standing`]: what it says of its circumstances: place, power, whether it is being emptied.
 //! * [`lifecycle`]: when an instance starts and ends, and who may have one. Pure.
 //! * [`exchange`]: fetching images from other cloudlets and serving them.
 //! * [`images`]: building images; [`hypervisor`]: opening what runs VMs; [`demo`]: all of it, shown on real input.
@@ -22,4 +23,5 @@ pub mod lifecycle;
 pub mod peers;
 mod places;
 pub mod reach;
+pub mod standing;
 pub mod trust;

@@ -142,6 +142,9 @@ async fn every_mistake_is_answered_with_a_problem() {
         (Method::DELETE, &format!("{known}?client_token="), None, 400, Code::BadRequest),
         (Method::DELETE, &format!("{known}?force=perhaps"), None, 400, Code::BadRequest),
         (Method::PUT, "/instances", None, 405, Code::BadRequest),
+        (Method::GET, "/images/fetches/1", None, 409, Code::NoMission),
+        (Method::POST, "/images/fetches", start(r#"{"image":"speech"}"#), 409, Code::NoMission),
+        (Method::POST, "/images/fetches", start(r#"{"image":1}"#), 400, Code::BadRequest),
         (Method::POST, "/cloudlet", None, 405, Code::BadRequest),
         (Method::POST, "/instances", start("{"), 400, Code::BadRequest),
         (Method::POST, "/instances", start(r#"{"service":"echo"}"#), 400, Code::BadRequest),
@@ -227,9 +230,13 @@ async fn the_document_lists_exactly_what_the_router_answers() {
         }
     }
     let contract = [
+        "DELETE /api/v1/images/fetches/{id}",
         "DELETE /api/v1/instances/{id}",
+        "DELETE /api/v1/place",
         "GET /api/v1/cloudlet",
         "GET /api/v1/events",
+        "GET /api/v1/images/fetches",
+        "GET /api/v1/images/fetches/{id}",
         "GET /api/v1/instances",
         "GET /api/v1/instances/{id}",
         "GET /api/v1/instances/{id}/tunnel",
@@ -239,9 +246,12 @@ async fn the_document_lists_exactly_what_the_router_answers() {
         "GET /api/v1/revocations",
         "GET /api/v1/services",
         "GET /api/v1/services/{id}",
+        "POST /api/v1/images/fetches",
         "POST /api/v1/instances",
         "POST /api/v1/pairing",
         "POST /api/v1/revocations",
+        "PUT /api/v1/drain",
+        "PUT /api/v1/place",
     ];
     assert_eq!(listed, contract.map(str::to_owned).into());
 
@@ -288,7 +298,20 @@ fn every_reference_in_the_document_leads_somewhere_and_every_field_is_described(
     }
     let schemas = document["components"]["schemas"].as_object().unwrap();
     for name in [
-        "Cloudlet", "Load", "Service", "Start", "Instance", "State", "Sharing", "Event", "Problem", "Missing",
+        "Cloudlet",
+        "Load",
+        "Service",
+        "Start",
+        "Instance",
+        "State",
+        "Sharing",
+        "Event",
+        "Problem",
+        "Missing",
+        "FetchImage",
+        "ImageFetch",
+        "FetchedFrom",
+        "FetchState",
     ] {
         let schema = schemas.get(name).unwrap_or_else(|| panic!("no schema {name}"));
         assert!(schema["description"].is_string(), "{name}");

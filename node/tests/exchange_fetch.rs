@@ -208,16 +208,23 @@ async fn images_are_found_by_service_or_id() {
     let (store, base, service) = holder(&dir.path().join("a"));
     let network = Network::new(node(9));
     let fetcher = Fetcher::new(&dir.path().join("b"), &network, Config::default());
-    let find = |wanted: &str| fetcher.exchange.find(wanted);
-    assert!(matches!(find("speech"), Err(FindError::NobodyHasIt { .. })));
+    let find = async |wanted: &str| fetcher.exchange.find(wanted, None).await;
+    assert!(matches!(find("speech").await, Err(FindError::Alone { .. })));
     network.add(1, &store, Manner::Honest);
-    assert_eq!(find("speech"), Ok(service));
-    assert_eq!(find(&base.to_string()), Ok(base));
-    assert!(matches!(find("../etc"), Err(FindError::NoName { .. })));
-    publish_service(&store, base, 40);
+    assert_eq!(find("speech").await, Ok(service));
+    assert!(matches!(find("faces").await, Err(FindError::NobodyHasIt { .. })));
+    assert_eq!(find(&base.to_string()).await, Ok(base));
+    assert!(matches!(find("../etc").await, Err(FindError::NoName { .. })));
+    let next = publish_service(&store, base, 40);
     network.add(2, &store, Manner::Honest);
-    let several = find("speech").unwrap_err().to_string();
+    let several = find("speech").await.unwrap_err().to_string();
     assert!(several.contains(&service.to_string()), "{several}");
+    assert_eq!(fetcher.exchange.find("speech", Some(node(2))).await, Ok(next));
+    // What came, or was begun, is found without anybody.
+    assert_eq!(fetcher.fetch(service).await.phase, Phase::Done);
+    network.remove(1);
+    network.remove(2);
+    assert_eq!(find("speech").await, Ok(service));
 }
 
 /// Nobody gives anything: it ends with a reason, and keeps nothing open.

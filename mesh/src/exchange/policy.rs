@@ -84,19 +84,29 @@ pub fn decide(
         if offers.keys().any(|image| fetching.contains(image)) {
             return Decision::Held;
         }
-        let mut ranked: Vec<(usize, ImageId)> =
-            offers.into_iter().map(|(image, by)| (by.len(), image)).collect();
-        ranked.sort_by_key(|(count, image)| (std::cmp::Reverse(*count), *image));
-        let Some((_, most_held)) = ranked.first().copied() else { return Decision::NobodyHasIt };
+        let ranked = ranked(offers);
+        let Some(most_held) = ranked.first().copied() else { return Decision::NobodyHasIt };
         let due = |image: ImageId| failures.get(&image).map_or(Duration::ZERO, retry_at);
         // One that cannot be had (nobody trusts its signer) must not keep another from being tried.
-        match ranked.iter().find(|(_, image)| due(*image) <= now) {
+        match ranked.iter().find(|image| due(**image) <= now) {
             None => Decision::Later(due(most_held)),
             Some(_) if free_bytes < profile.reserve_bytes => Decision::NoSpace,
-            Some((_, image)) => Decision::Fetch(*image),
+            Some(image) => Decision::Fetch(*image),
         }
     };
     profile.replicate.iter().map(|service| (service.clone(), one(service))).collect()
+}
+
+/// The image of a service that most members hold; `None` if nobody holds one.
+pub fn most_held(service: &ServiceId, members: &BTreeMap<NodeId, Holdings>) -> Option<ImageId> {
+    ranked(offers(service, members)).first().copied()
+}
+
+/// Images in the order in which they are tried: those first that most members hold.
+fn ranked(offers: BTreeMap<ImageId, BTreeSet<NodeId>>) -> Vec<ImageId> {
+    let mut ranked: Vec<(usize, ImageId)> = offers.into_iter().map(|(image, by)| (by.len(), image)).collect();
+    ranked.sort_by_key(|(count, image)| (std::cmp::Reverse(*count), *image));
+    ranked.into_iter().map(|(_, image)| image).collect()
 }
 
 /// The images of a service that members hold, and who holds each.
@@ -113,7 +123,8 @@ pub fn offers(
     offers
 }
 
-fn retry_at(failure: &Failure) -> Duration {
+/// When an image whose fetch failed may be tried again by itself, on the clock of the failure.
+pub fn retry_at(failure: &Failure) -> Duration {
     let doublings = failure.times.saturating_sub(1).min(16);
     failure.last + (FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE)
 }
@@ -174,6 +185,17 @@ mod tests {
     #[test]
     fn the_image_that_most_hold_is_fetched() {
         assert_eq!(decided(&Case::default()), [Decision::Fetch(image(2)), Decision::NobodyHasIt]);
+    }
+
+    #[test]
+    fn on_demand_the_same_image_is_taken() {
+        let members = BTreeMap::from([
+            (node(1), holding("speech", 1)),
+            (node(2), holding("speech", 2)),
+            (node(3), holding("speech", 2)),
+        ]);
+        assert_eq!(most_held(&"speech".parse().unwrap(), &members), Some(image(2)));
+        assert_eq!(most_held(&"maps".parse().unwrap(), &members), None);
     }
 
     #[test]

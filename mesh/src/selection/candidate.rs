@@ -7,7 +7,7 @@ use vm_images::manifest::Accelerator;
 
 use super::{Contact, Need};
 use crate::NodeId;
-use crate::advert::{Advert, Load, Summary};
+use crate::advert::{self, Advert, Load, Presence, Summary};
 
 /// A cloudlet that may serve the need, with everything that is known of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,6 +70,19 @@ pub enum Power {
     },
 }
 
+impl Power {
+    /// As an advert says it.
+    pub fn told(power: advert::Power) -> Option<Self> {
+        match power {
+            advert::Power::Unknown => None,
+            advert::Power::Mains => Some(Self::External),
+            advert::Power::Battery { percent, .. } => {
+                Some(Self::Battery { charge_permille: u16::from(percent.min(100)) * 10 })
+            }
+        }
+    }
+}
+
 /// What a candidate has of the wanted service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Offer {
@@ -96,7 +109,7 @@ impl Offer {
 }
 
 impl Candidate {
-    /// From a whole advert. What an advert does not say (contact, age of the load, permission) is left unknown; the
+    /// From a whole advert. What an advert alone does not say (contact, age of the load, permission) is left unknown; the
     /// caller that knows sets it.
     pub fn from_advert(advert: &Advert, need: &Need, link: Link) -> Self {
         let held = advert.services.get(&need.service);
@@ -106,7 +119,7 @@ impl Candidate {
         let offer = match held {
             Some(held) if held.ready_instances > 0 => Offer::Running,
             Some(_) => Offer::Cached,
-            None if has_base && need.overlay_bytes.is_some() => Offer::Base,
+            None if has_base => Offer::Base,
             None => Offer::Nothing,
         };
         Self {
@@ -115,6 +128,8 @@ impl Candidate {
             architecture: Some(capabilities.architecture.clone()),
             guest_systems: Some(capabilities.guest_systems.clone()),
             ready_time: held.and_then(|held| held.ready_time),
+            power: Power::told(advert.power),
+            draining: advert.presence != Presence::Serving,
             ..Self::unknown(advert.node, &advert.name, advert.load, link, offer)
         }
     }

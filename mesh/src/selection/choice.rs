@@ -10,13 +10,26 @@ use super::utility::{Scored, Term, Utility};
 use super::{Candidate, Need};
 use crate::NodeId;
 
-/// The cloudlet that serves now.
+/// The cloudlet that serves now, or served last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Current {
     /// Which one.
     pub node: NodeId,
     /// For how long already.
     pub since: Duration,
+    /// What ties the client to it.
+    pub tie: Tie,
+}
+
+/// What ties a client to the cloudlet that serves it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Tie {
+    /// An open session: it is ready there, and to leave means to move its state.
+    #[default]
+    Session,
+    /// It served before and holds nothing of the client any more. It starts like the others and costs nothing to leave, but
+    /// two that are about equally good would pass the client to and fro from one session to the next.
+    Habit,
 }
 
 /// What a change must be worth. Without this, two cloudlets that are about equally good would pass a user to and fro with
@@ -72,6 +85,8 @@ pub struct Considered {
     pub terms: Vec<Term>,
     /// When it would have done the task; `None`: it has no way to the service.
     pub completion: Option<Completion>,
+    /// What was known of it: name and figure, for people.
+    pub facts: Vec<(&'static str, String)>,
 }
 
 /// What became of a candidate.
@@ -79,7 +94,7 @@ pub struct Considered {
 pub enum Verdict {
     /// It is the best.
     Best,
-    /// It serves now, and no other is so much better that a change pays.
+    /// It serves now, or served last, and no other is so much better that a change pays.
     Stays,
     /// It serves now, and has done so for too short a time to leave it.
     Held,
@@ -142,6 +157,7 @@ impl Judged<'_> {
             score: self.scored.score,
             terms: self.scored.terms,
             completion: self.completion,
+            facts: self.candidate.facts(),
         }
     }
 }
@@ -184,7 +200,7 @@ fn judge<'a>(
     current: Option<Current>,
 ) -> Judged<'a> {
     let role = match current {
-        None => Role::New,
+        None | Some(Current { tie: Tie::Habit, .. }) => Role::New,
         Some(current) if current.node == candidate.node => Role::Serves,
         Some(_) => Role::Elsewhere { moving: rules.hysteresis.moving },
     };

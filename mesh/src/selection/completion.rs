@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! moving + queue + start round trips + payload + ready + requests x (upload + work + download + round trip) = total
-//! expected = chance x total + (1 - chance) x (lost + fallback)      chance: that the contact lasts for the total
-//! lost     = half the total, or what the contact is expected to last if that is less
+//! expected = mean of min(total, end of the contact) + (1 - chance) x fallback
+//!                                                chance: that the contact lasts for the total
 //! ```
 //!
 //! Why this and not a mean of figures: what a person in the field waits for is the answer. Free CPU, memory, signal and
@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use vm_images::manifest::Accelerator;
 
-use super::{Candidate, Instance, Need, Offer};
+use super::{Candidate, Contact, Instance, Need, Offer};
 
 /// Ready time of a cached service without an estimate. Measured: 539 to 638 ms median, p95 738 and 806 ms under TCG.
 pub const CACHED_READY: Duration = Duration::from_millis(800);
@@ -123,9 +123,7 @@ fn finish(need: &Need, candidate: &Candidate, mut parts: Vec<Part>) -> Completio
     let total = parts.iter().fold(Duration::ZERO, |sum, part| sum.saturating_add(part.time));
     let chance = candidate.contact.chance(total);
     let contact = candidate.contact.expected();
-    let lost = contact.map_or(total / 2, |contact| contact.min(total / 2));
-    let failed = lost.saturating_add(need.fallback.unwrap_or(FALLBACK));
-    let expected = discounted(total, chance, failed);
+    let expected = expected(&candidate.contact, total, need.fallback.unwrap_or(FALLBACK));
     Completion { parts, total, chance, contact, expected }
 }
 
@@ -133,10 +131,26 @@ fn part(name: &'static str, time: Duration, basis: Basis, figure: &str) -> Part 
     Part { name, time, basis, figure: figure.to_owned() }
 }
 
-fn discounted(total: Duration, chance: f64, failed: Duration) -> Duration {
-    let expected = chance * total.as_secs_f64() + (1.0 - chance) * failed.as_secs_f64();
+/// Stretches into which a task is cut to see when its contact may end; even. With 16 the mean is off by less than a per mille.
+const STRETCHES: u32 = 16;
+
+/// Mean time until the task is done, here or, if the contact ends before, after that in another way. The mean of the smaller
+/// of total and end is the area below the chance that the contact still lasts, here by Simpson's rule.
+fn expected(contact: &Contact, total: Duration, fallback: Duration) -> Duration {
+    let width = total / STRETCHES;
+    let mut area = 0.0;
+    for place in 0..=STRETCHES {
+        let weight = match place {
+            0 | STRETCHES => 1.0,
+            odd if odd % 2 == 1 => 4.0,
+            _ => 2.0,
+        };
+        area += weight * contact.chance(width.saturating_mul(place));
+    }
+    let until_over = area * width.as_secs_f64() / 3.0;
+    let seconds = until_over + (1.0 - contact.chance(total)) * fallback.as_secs_f64();
     // A total near the largest Duration is for ever anyway.
-    Duration::try_from_secs_f64(expected).unwrap_or(Duration::MAX)
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
 /// Whether the need is met by joining an instance that others use.
@@ -153,20 +167,26 @@ fn ready(need: &Need, candidate: &Candidate) -> Option<Part> {
         (Offer::Nothing, Some(time)) => part(time, Basis::Known, "nothing there, fetched first"),
         (Offer::Nothing, None) => return None,
         (Offer::Base, Some(time)) => part(time, Basis::Known, "base system and overlay"),
+        // The service is in the overlay.
+        (Offer::Base, None) if need.overlay_bytes.is_none() => return None,
         (Offer::Base, None) => part(BASE_READY, Basis::Assumed, "base system and overlay"),
         (Offer::Cached | Offer::Running, Some(time)) => part(time, Basis::Known, "cached"),
         (Offer::Cached | Offer::Running, None) => part(CACHED_READY, Basis::Assumed, "cached"),
     })
 }
 
-/// Requests for instances are served one after the other, each about as long as ours.
+/// Requests for instances are served one after the other, each about as long as ours; since the queue was told, some were.
 fn queue(need: &Need, candidate: &Candidate, ready: Duration) -> Option<Part> {
     let ahead = candidate.load.queue_length;
+    let age = candidate.load_age.unwrap_or_default();
     (ahead > 0 && !joins(need, candidate)).then(|| Part {
         name: "queue",
-        time: ready.saturating_mul(ahead),
+        time: ready.saturating_mul(ahead).saturating_sub(age),
         basis: Basis::Known,
-        figure: format!("{ahead} ahead"),
+        figure: match age.as_secs() {
+            0 => format!("{ahead} ahead"),
+            seconds => format!("{ahead} ahead {seconds} s ago"),
+        },
     })
 }
 

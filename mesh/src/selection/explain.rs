@@ -9,8 +9,10 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Best => f.write_str("chosen: the best"),
-            Self::Stays => f.write_str("chosen: serves now, and no other is better by the margin"),
-            Self::Held => f.write_str("chosen: serves now, for too short a time to leave it"),
+            Self::Stays => {
+                f.write_str("chosen: serves now or served last, and no other is better by the margin")
+            }
+            Self::Held => f.write_str("chosen: serves now or served last, for too short a time to leave it"),
             Self::Lost { behind, most_by } => {
                 if *behind < 0.0 {
                     write!(f, "better by {:.3}, which is not worth a change", -behind)?;
@@ -36,7 +38,8 @@ impl fmt::Display for Verdict {
 }
 
 impl fmt::Display for Choice {
-    /// Every candidate on a line of its own; below it the terms of its score and the parts of its completion.
+    /// Every candidate on a line of its own; below it the terms of its score, the parts of its completion and what was
+    /// known of it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.considered.iter().try_for_each(|one| write!(f, "{one}"))
     }
@@ -49,7 +52,11 @@ impl fmt::Display for Considered {
         for Term { name, value, share, figure } in &self.terms {
             writeln!(f, "    {name:<15} {value:.3} x {share:.4} = {:.3}   {figure}", value * share)?;
         }
-        self.completion.as_ref().map_or(Ok(()), |completion| write!(f, "{completion}"))
+        if let Some(completion) = &self.completion {
+            write!(f, "{completion}")?;
+        }
+        writeln!(f, "    known of it")?;
+        self.facts.iter().try_for_each(|(name, figure)| writeln!(f, "      {name:<13} {figure}"))
     }
 }
 

@@ -11,6 +11,8 @@ use super::{Candidate, Completion, Need, Offer};
 pub enum Infeasible {
     /// It has nothing of the service, and nobody knows how it could get it.
     ServiceNotOffered,
+    /// It has the base system only, and the client has no overlay that makes the service of it.
+    NoOverlay,
     /// Not enough memory is free for a new instance.
     MemoryShort {
         /// Memory that would have to be freed first, bytes.
@@ -60,6 +62,7 @@ impl Infeasible {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::ServiceNotOffered
+            | Self::NoOverlay
             | Self::MemoryShort { .. }
             | Self::TooFewCores { .. }
             | Self::WrongArchitecture { .. }
@@ -76,6 +79,9 @@ impl fmt::Display for Infeasible {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ServiceNotOffered => f.write_str("does not offer the service"),
+            Self::NoOverlay => {
+                f.write_str("has the base system only, and this client has no overlay of the service")
+            }
             Self::MemoryShort { missing_bytes } => {
                 write!(f, "lacks {} MiB of free memory", missing_bytes.div_ceil(1 << 20))
             }
@@ -116,7 +122,8 @@ pub fn infeasible(
         reasons.push(Infeasible::Draining);
     }
     if completion.is_none() {
-        reasons.push(Infeasible::ServiceNotOffered);
+        let only_base = candidate.offer == Offer::Base && need.overlay_bytes.is_none();
+        reasons.push(if only_base { Infeasible::NoOverlay } else { Infeasible::ServiceNotOffered });
     }
     reasons.extend(resources(need, candidate, serves));
     if let (Some(wanted), Some(has)) = (&need.architecture, &candidate.architecture)

@@ -22,6 +22,7 @@ pub mod completion;
 pub mod contact;
 mod explain;
 pub mod expression;
+mod facts;
 mod feasibility;
 mod measure;
 mod need;
@@ -30,7 +31,7 @@ pub mod record;
 mod utility;
 
 pub use candidate::{Candidate, Link, Offer, Power};
-pub use choice::{Choice, Considered, Current, Hysteresis, Verdict, choose};
+pub use choice::{Choice, Considered, Current, Hysteresis, Tie, Verdict, choose};
 pub use completion::{Completion, completion};
 pub use contact::{Contact, Motion};
 pub use feasibility::{Infeasible, infeasible};

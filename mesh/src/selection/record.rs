@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use vm_images::ServiceId;
 use vm_images::manifest::Accelerator;
 
-use super::{Candidate, Contact, Current, Instance, Link, Need, Offer, Power, Task};
+use super::contact::RANGES;
+use super::{Candidate, Contact, Current, Instance, Link, Need, Offer, Power, Task, Tie};
 use crate::NodeId;
 use crate::advert::Load;
 
@@ -88,6 +89,9 @@ pub struct RecordedNeed {
 pub struct RecordedCurrent {
     pub node: String,
     pub since_us: u64,
+    /// Whether it serves no more and is only preferred.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub habit: bool,
 }
 
 /// See [`Candidate`].
@@ -160,6 +164,7 @@ pub enum RecordedOffer {
 #[expect(missing_docs, reason = "the variants are those of Contact")]
 pub enum RecordedContact {
     Predicted { lasts_us: u64 },
+    Forecast { ends_us: [u64; RANGES.len()] },
     History { median_us: u64, lasted_us: u64 },
 }
 
@@ -175,8 +180,11 @@ pub enum RecordedPower {
 impl Survey {
     /// Puts a survey on paper.
     pub fn of(need: &Need, candidates: &[Candidate], current: Option<Current>) -> Self {
-        let current = current
-            .map(|current| RecordedCurrent { node: current.node.to_string(), since_us: us(current.since) });
+        let current = current.map(|current| RecordedCurrent {
+            node: current.node.to_string(),
+            since_us: us(current.since),
+            habit: current.tie == Tie::Habit,
+        });
         Self {
             version: VERSION,
             need: RecordedNeed::of(need),
@@ -201,7 +209,11 @@ impl Survey {
         }
         let current = match &self.current {
             None => None,
-            Some(one) => Some(Current { node: node(&one.node)?, since: Duration::from_micros(one.since_us) }),
+            Some(one) => Some(Current {
+                node: node(&one.node)?,
+                since: Duration::from_micros(one.since_us),
+                tie: if one.habit { Tie::Habit } else { Tie::Session },
+            }),
         };
         Ok((self.need.unpack(), candidates, current))
     }
@@ -250,6 +262,7 @@ impl RecordedCandidate {
         let contact = match one.contact {
             Contact::Unknown => None,
             Contact::Predicted { lasts } => Some(RecordedContact::Predicted { lasts_us: us(lasts) }),
+            Contact::Forecast { ends } => Some(RecordedContact::Forecast { ends_us: ends.map(us) }),
             Contact::History { median, lasted } => {
                 Some(RecordedContact::History { median_us: us(median), lasted_us: us(lasted) })
             }
@@ -327,6 +340,9 @@ impl RecordedCandidate {
                 None => Contact::Unknown,
                 Some(RecordedContact::Predicted { lasts_us }) => {
                     Contact::Predicted { lasts: duration(lasts_us) }
+                }
+                Some(RecordedContact::Forecast { ends_us }) => {
+                    Contact::Forecast { ends: ends_us.map(duration) }
                 }
                 Some(RecordedContact::History { median_us, lasted_us }) => {
                     Contact::History { median: duration(median_us), lasted: duration(lasted_us) }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use mesh::trust::{Error, Home, Trust};
+use mesh::trust::{Error, Home, Permissions, Trust};
 
 /// As whom a handheld speaks to cloudlets.
 #[derive(Debug, Clone)]
@@ -26,6 +26,14 @@ impl Access {
         let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
         Some(Home::at(state?.join("handheld")))
+    }
+
+    /// Whether this device's certificate lets it use services; a cloudlet that runs without a mission lets everybody.
+    pub fn may_use_services(&self) -> bool {
+        match self {
+            Self::Insecure => true,
+            Self::Member(trust) => trust.identity().member().may(Permissions::USE_SERVICES).is_ok(),
+        }
     }
 
     pub(crate) fn scheme(&self) -> &'static str {

@@ -14,12 +14,19 @@
 //! | `DELETE /instances/{id}?client_token=…` | | [`Instance`]: that client no longer uses it; the last one stops it |
 //! | `DELETE /instances/{id}?force=true` | | [`Instance`]: stopped whoever uses it |
 //! | `GET /instances/{id}/tunnel?client_token=…` | `Upgrade: cloudlet-tcp` | 101, then the bytes of a TCP connection to its service |
-//! | `GET /events` | | server-sent [`Event`]s: the present state of every instance, then each change |
+//! | `GET /events` | | server-sent [`Event`]s: the present state of every instance, then each change; images that are fetched |
 //! | `POST /pairing` | [`ShowCode`] | [`PairingCode`]: for the cloudlet's own operator |
 //! | `GET /revocations` | | [`Revocations`] of the mission, as far as heard |
 //! | `POST /revocations` | [`Revocations`] | [`Heard`] |
+//! | `PUT /place` | [`Place`] | [`Standing`]: an operator or a reader of satellite navigation says where the cloudlet is |
+//! | `DELETE /place` | | [`Standing`]: where it is, is not known |
+//! | `PUT /drain` | [`Drain`] | [`Standing`] |
 //! | `GET /peers` | | `[Peer]`: the cloudlets of the mission |
 //! | `GET /peers/{node_id}/tunnel` | `Upgrade: cloudlet-tcp` | 101, then the bytes of a connection to that cloudlet's API |
+//! | `GET /images/fetches` | | `[ImageFetch]`: what it fetches from others, and fetched lately |
+//! | `POST /images/fetches` | [`FetchImage`] | [`ImageFetch`], 202: for operators |
+//! | `GET /images/fetches/{id}` | | [`ImageFetch`], or 404 |
+//! | `DELETE /images/fetches/{id}` | | [`ImageFetch`]: ended, what came stays; for operators |
 //! | `GET /openapi.json` | | the OpenAPI document |
 //!
 //! In a mission, all of it is TLS 1.3 with certificates of the mission on both sides; what each request needs to be
@@ -27,11 +34,18 @@
 //!
 //! Every error is a [`Problem`] with a fitting HTTP status.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use vm_images::ServiceId;
+
+mod images;
+mod standing;
+
+pub use images::{FetchImage, FetchState, FetchedFrom, ImageFetch};
+pub use standing::{Drain, Guests, Heading, HeldService, Place, PowerSource, Standing};
 
 /// Version of this API, also the `v1` of its paths.
 pub const VERSION: u32 = 1;
@@ -64,6 +78,9 @@ pub struct Cloudlet {
     /// Services that it can start.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub services: Vec<ServiceId>,
+    /// Its circumstances.
+    #[serde(default)]
+    pub standing: Standing,
 }
 
 /// How busy a cloudlet is.
@@ -80,6 +97,9 @@ pub struct Load {
     pub memory_total_bytes: u64,
     /// Instances that run or start.
     pub instances: u32,
+    /// Those of them that are not ready yet: a further one waits for about as long as they take.
+    #[serde(default)]
+    pub queue_length: u32,
 }
 
 /// A cloudlet of the mission, as another one knows it.
@@ -105,6 +125,16 @@ pub struct Peer {
     /// Services that it can start.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub services: Vec<ServiceId>,
+    /// How ready it said that it is for each of them.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, HeldService>))]
+    pub held: BTreeMap<ServiceId, HeldService>,
+    /// What a transfer over the link to a neighbour got, bytes per second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_bytes_per_s: Option<u64>,
+    /// Its circumstances, as it said.
+    #[serde(default)]
+    pub standing: Standing,
 }
 
 /// Whether a cloudlet can be reached.
@@ -135,6 +165,9 @@ pub struct Service {
     pub description: String,
     /// Id of the Service VM image.
     pub image: String,
+    /// System that it runs on, as `ID-VERSION_ID` of os-release; `None` from a release that does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_system: Option<String>,
     /// Memory that one instance needs, bytes.
     pub needs_memory_bytes: u64,
     /// CPU that one busy instance needs, thousandths of a core.
@@ -143,6 +176,12 @@ pub struct Service {
     pub max_users: u32,
     /// Instances of it that are ready now.
     pub ready_instances: u32,
+    /// Those of them that have room for another user; `None` from a release that does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joinable_instances: Option<u32>,
+    /// Application-ready time of lately started instances here, milliseconds; `None`: there was none yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_ms: Option<u64>,
 }
 
 /// Asks for an instance of a service.
@@ -232,6 +271,8 @@ impl State {
 pub enum Event {
     /// An instance is now like this.
     Instance(Instance),
+    /// The fetching of an image is now this far; told at most a few times a second.
+    ImageFetch(ImageFetch),
     /// The listener was too slow and missed this many events: ask for the list again.
     Missed {
         /// How many were missed.
@@ -252,6 +293,9 @@ pub struct Problem {
     /// With `insufficient-resources`: what is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<Missing>,
+    /// With `fetching`: how far it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetching: Option<Box<ImageFetch>>,
 }
 
 /// The kinds of problems.
@@ -265,6 +309,8 @@ pub enum Code {
     UnknownService,
     /// No such instance here (404).
     UnknownInstance,
+    /// No image of that name or id is known here, or is being fetched (404).
+    UnknownImage,
     /// No such path (404).
     UnknownPath,
     /// No cloudlet of that id is known here (404).
@@ -275,10 +321,14 @@ pub enum Code {
     TooManyTunnels,
     /// The service or the other cloudlet does not answer this one (502).
     Unreachable,
+    /// The service is not here, but its image is on its way from another cloudlet; ask again (503).
+    Fetching,
     /// Not enough memory or CPU is free (503).
     InsufficientResources,
-    /// The image is damaged or cannot run on this host (500).
+    /// The image is damaged, cannot be fetched, or cannot run on this host (500).
     UnusableImage,
+    /// The cloudlet is being emptied and takes nobody new (503).
+    Draining,
     /// The certificate does not allow this, was revoked, or has expired (403).
     NotAllowed,
     /// The cloudlet runs without a mission (409).

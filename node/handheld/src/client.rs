@@ -16,6 +16,8 @@ use crate::http::{self, BodyError};
 use crate::relay::Relay;
 use crate::{Access, Error, Events, Refusal, Step, now};
 
+mod images;
+
 /// Longest answer that is read, bytes. A cloudlet with 100 services and 100 instances answers with about 60 KiB.
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 /// Longest wait for an answer. Guess: the cloudlet answers from its state, also to a start.
@@ -123,6 +125,20 @@ impl Client {
     /// The cloudlets of the mission that it knows, itself first.
     pub async fn peers(&self) -> Result<Vec<api::Peer>, Error> {
         self.ask("list the other cloudlets", self.request(Method::GET, "/peers")).await
+    }
+
+    /// Tells it where it is; `None`: that is not known. For its operator, and for a reader of satellite navigation.
+    pub async fn tell_place(&self, place: Option<&api::Place>) -> Result<api::Standing, Error> {
+        let request = match place {
+            Some(place) => self.request(Method::PUT, "/place").json(place),
+            None => self.request(Method::DELETE, "/place"),
+        };
+        self.ask("hear where it is", request).await
+    }
+
+    /// Has it take nobody new, or take new users again. For its operator.
+    pub async fn drain(&self, draining: bool) -> Result<api::Standing, Error> {
+        self.ask("be emptied", self.request(Method::PUT, "/drain").json(&api::Drain { draining })).await
     }
 
     /// The services that it offers.
@@ -304,7 +320,7 @@ impl Client {
             let instance = tokio::select! {
                 event = events.next() => match event {
                     Ok(Some(Event::Instance(instance))) if instance.id == id => instance,
-                    Ok(Some(Event::Instance(_))) => continue,
+                    Ok(Some(Event::Instance(_) | Event::ImageFetch(_))) => continue,
                     Ok(Some(Event::Missed { .. })) => match self.instance(id).await {
                         Ok(instance) => instance,
                         Err(_) => return Ok(None),

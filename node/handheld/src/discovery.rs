@@ -16,7 +16,7 @@ use mesh::NodeId;
 use mesh::dnssd::{Browser, Event, Found, Interfaces};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::api::Cloudlet;
+use crate::api::{Cloudlet, Place};
 use crate::{Access, Client, Error, now};
 
 mod question;
@@ -69,6 +69,17 @@ pub struct Reachable {
     pub node: NodeId,
     /// Time of one small request on an open connection: the shorter of two.
     pub rtt: Duration,
+    /// Of one behind another cloudlet.
+    pub behind: Option<Behind>,
+}
+
+/// What is known of a cloudlet behind another one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Behind {
+    /// Where the one in between is, as it says.
+    pub place: Option<Place>,
+    /// Whether what [`Reachable::cloudlet`] says is only what the one in between told.
+    pub hearsay: bool,
 }
 
 /// Every cloudlet that answers, by name. None is [`Error::NoCloudlet`], which says who kept silent.
@@ -142,7 +153,7 @@ pub async fn reach(client: Client) -> Result<Reachable, Error> {
             doing: "say what it is",
             what: error.to_string(),
         })?;
-    Ok(Reachable { client, cloudlet, node, rtt })
+    Ok(Reachable { client, cloudlet, node, rtt, behind: None })
 }
 
 /// What is known so far.

@@ -160,7 +160,7 @@ pub struct Refusal {
 impl Refusal {
     /// Whether another cloudlet, or this one later, may well say yes.
     pub fn is_for_now(&self) -> bool {
-        matches!(self.problem.code, Code::InsufficientResources | Code::ShuttingDown)
+        matches!(self.problem.code, Code::InsufficientResources | Code::ShuttingDown | Code::Draining)
     }
 }
 

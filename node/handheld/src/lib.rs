@@ -27,9 +27,10 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let load = api::Load { cpu_used_millis: 0, cpu_total_millis: 2000, memory_free_bytes: 1 << 30,
-//! #     memory_total_bytes: 1 << 30, instances: 0 };
+//! #     memory_total_bytes: 1 << 30, instances: 0, queue_length: 0 };
 //! # let stand_in = api::Cloudlet { api_version: api::VERSION, node_id: "8c".repeat(16), name: "alpha".to_owned(),
-//! #     software: "0.1.0".to_owned(), accelerator: "kvm".to_owned(), load, services: vec!["speech".parse()?] };
+//! #     software: "0.1.0".to_owned(), accelerator: "kvm".to_owned(), load, services: vec!["speech".parse()?],
+//! #     standing: Default::default() };
 //! let app = Router::new().route("/api/v1/cloudlet", get(|| async { Json(stand_in) }));
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
 //! let address = listener.local_addr()?;
@@ -46,6 +47,7 @@
 //! * [`api`]: the wire types of the cloudlet's HTTP API.
 //! * [`Client`]: one cloudlet's API.
 //! * [`discover`]: cloudlets on the link that really answered; [`survey`] and [`choose`]: which serves best.
+//! * [`Memory`]: what is remembered from one use to the next.
 //! * [`Endpoint`]: a local address for a service that only members reach; [`beyond`]: cloudlets behind others.
 //! * [`Session`], [`run_service`]: the whole way, with its [`Timing`].
 //! * [`speech`]: the protocol of the sample service.
@@ -62,6 +64,7 @@ mod endpoint;
 mod error;
 mod events;
 mod http;
+pub mod memory;
 mod pair;
 mod relay;
 pub mod selection;
@@ -70,18 +73,25 @@ pub mod speech;
 
 pub use access::Access;
 pub use client::Client;
-pub use discovery::{DISCOVERY_LIMIT, Reachable, Search, discover, published, reach};
+pub use discovery::{Behind, DISCOVERY_LIMIT, Reachable, Search, discover, published, reach};
 pub use endpoint::{Endpoint, Way};
 pub use error::{Error, Refusal};
 pub use events::Events;
+pub use memory::Memory;
 pub use pair::{PairError, Paired, Where, pair};
 pub use relay::{MAX_RELAYS, beyond};
-pub use selection::{Surveyed, Wanted, choose, survey};
+pub use selection::{Here, Surveyed, Wanted, choose, survey};
 pub use session::{Done, Options, RunError, Session, Starting, Step, Timing, find, run_service};
 
 #[expect(clippy::disallowed_methods, reason = "a client measures how long the real world takes")]
 pub(crate) fn now() -> std::time::Instant {
     std::time::Instant::now()
+}
+
+/// Time since 1970 by this device's clock; zero if that stands before it.
+#[expect(clippy::disallowed_methods, reason = "what is remembered over restarts has no other clock")]
+pub fn unix_now() -> std::time::Duration {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Whole milliseconds since `start`.

@@ -12,6 +12,7 @@ use futures_util::future::join_all;
 use mesh::NodeId;
 
 use crate::api::{self, Cloudlet, Peer, PeerReach};
+use crate::discovery::Behind;
 use crate::endpoint::{Endpoint, Way};
 use crate::{Access, Client, Error, Reachable, http};
 
@@ -118,7 +119,8 @@ pub async fn beyond(access: &Access, direct: &[Reachable]) -> Vec<Reachable> {
     let found = best.into_iter().filter_map(|(node, (rtt, one, peer))| {
         let client = Client::relayed(access, &one.client, Some(one.cloudlet.name.clone()), node)
             .inspect_err(|error| tracing::debug!(%error, "no way to another cloudlet"));
-        Some(Reachable { client: client.ok()?, cloudlet: described(peer), node, rtt })
+        let behind = Some(Behind { place: one.cloudlet.standing.place, hearsay: true });
+        Some(Reachable { client: client.ok()?, cloudlet: described(peer), node, rtt, behind })
     });
     let mut found: Vec<Reachable> = found.collect();
     found.sort_by(|one, two| (&one.cloudlet.name, one.node).cmp(&(&two.cloudlet.name, two.node)));
@@ -151,6 +153,7 @@ fn described(peer: Peer) -> Cloudlet {
         accelerator: peer.accelerator,
         load: peer.load,
         services: peer.services,
+        standing: peer.standing,
     }
 }
 
@@ -165,10 +168,26 @@ mod tests {
             memory_free_bytes: 1,
             memory_total_bytes: 1,
             instances: 0,
+            queue_length: 0,
         };
         let node_id = format!("{node:02x}").repeat(16);
         let (name, accelerator) = (String::new(), "kvm".to_owned());
-        Peer { node_id, name, reach, hops, rtt_ms, api: Vec::new(), accelerator, load, services: Vec::new() }
+        let standing = api::Standing::default();
+        let (api, services, held) = Default::default();
+        Peer {
+            node_id,
+            name,
+            reach,
+            hops,
+            rtt_ms,
+            api,
+            accelerator,
+            load,
+            services,
+            held,
+            rate_bytes_per_s: None,
+            standing,
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use mesh::selection::{Considered, Infeasible, Policy, Task, Verdict};
+use mesh::selection::{Considered, Current, Infeasible, Policy, Task, Verdict};
 use serde::Serialize;
 use uuid::Uuid;
 use vm_images::ServiceId;
@@ -13,7 +13,7 @@ use crate::api::{Code, Instance, Sharing, Start, State};
 use crate::discovery::{Reachable, Search, discover, reach};
 use crate::endpoint::Endpoint;
 use crate::relay::beyond;
-use crate::selection::{Surveyed, Wanted, choose, survey};
+use crate::selection::{Here, Surveyed, Wanted, choose, survey};
 use crate::{Client, Error, ms_since, now};
 
 /// Longest wait for a service to become ready. Guess: ten times what a loaded machine without KVM needs.
@@ -42,6 +42,10 @@ pub struct Options {
     pub task: Task,
     /// By when it must be done, from the choice on; `None`: whenever.
     pub deadline: Option<Duration>,
+    /// Where this device is; `None`: not known, and how long contacts will last is not either.
+    pub here: Option<Here>,
+    /// Who served last, such as [`crate::Memory::current`] says.
+    pub current: Option<Current>,
 }
 
 impl Options {
@@ -58,6 +62,8 @@ impl Options {
             policy: Policy::default(),
             task: Task::default(),
             deadline: None,
+            here: None,
+            current: None,
         }
     }
 }
@@ -71,6 +77,8 @@ pub enum Step {
     Choosing,
     /// Asking one for an instance.
     Starting,
+    /// Waiting until the cloudlet has fetched the service from another one.
+    Fetching,
     /// Waiting until the instance is ready.
     Waiting,
     /// Using the service.
@@ -85,6 +93,7 @@ impl fmt::Display for Step {
             Self::Discovering => "looking for cloudlets",
             Self::Choosing => "asking cloudlets for the service",
             Self::Starting => "starting the service",
+            Self::Fetching => "waiting until the cloudlet has fetched the service from another one",
             Self::Waiting => "waiting until the service is ready",
             Self::Using => "using the service",
             Self::Releasing => "releasing the service",
@@ -311,6 +320,10 @@ pub async fn find(
 /// The cloudlets that can serve, best first.
 async fn rank(options: &Options, cloudlets: Vec<Reachable>) -> Result<Vec<Reachable>, Error> {
     let surveyed = survey(&options.service, cloudlets).await;
+    if options.cloudlet.is_some() && surveyed.iter().all(|one| one.service.is_none()) {
+        // The one that was named may fetch it from others; asked for it, it says.
+        return Ok(surveyed.into_iter().map(|one| one.reachable).collect());
+    }
     if surveyed.iter().all(|one| one.service.is_none()) {
         let offered =
             |one: &Surveyed| (one.reachable.cloudlet.name.clone(), one.reachable.cloudlet.services.clone());
@@ -323,6 +336,9 @@ async fn rank(options: &Options, cloudlets: Vec<Reachable>) -> Result<Vec<Reacha
         sharing: options.sharing,
         task: options.task,
         deadline: options.deadline,
+        here: options.here,
+        current: options.current,
+        permitted: Some(options.search.access.may_use_services()),
         ..Wanted::of(options.service.clone())
     };
     let choice = choose(&wanted, &surveyed, &options.policy);
@@ -357,9 +373,16 @@ async fn start_one(options: &Options, ranked: Vec<Reachable>) -> Result<(Reachab
     };
     let mut refused = Vec::new();
     let mut vanished = None;
+    let mut offered = Vec::new();
     for reachable in ranked {
-        match reachable.client.start(&request).await {
+        match reachable.client.start_fetched(&request, options.ready_limit).await {
             Ok(instance) => return Ok((reachable, instance)),
+            Err(Error::Refused { refusal, .. })
+                if refusal.problem.code == Code::UnknownService
+                    && !reachable.cloudlet.services.contains(&options.service) =>
+            {
+                offered.push((reachable.cloudlet.name, reachable.cloudlet.services));
+            }
             Err(Error::Refused { refusal, .. })
                 if refusal.is_for_now() || refusal.problem.code == Code::UnknownService =>
             {
@@ -370,6 +393,7 @@ async fn start_one(options: &Options, ranked: Vec<Reachable>) -> Result<(Reachab
         }
     }
     match vanished {
+        None if refused.is_empty() => Err(Error::NotOffered { service: options.service.clone(), offered }),
         Some(error) if refused.is_empty() => Err(error),
         _ => Err(Error::AllRefused { service: options.service.clone(), refused }),
     }

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::process::{Output, Stdio};
+use std::sync::LazyLock;
 use std::sync::atomic::Ordering;
 
 use handheld::api::Missing;
@@ -12,11 +13,15 @@ use handheld::api::Missing;
 mod stub;
 use stub::{Behaviour, Ready, Stub, wav};
 
+static STATE: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
+
 fn handheld() -> std::process::Command {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_handheld"));
     command.env_remove("HANDHELD_CLOUDLET").env_remove("HANDHELD_INTERFACE").stdin(Stdio::null());
     // The stand-in speaks plain HTTP.
     command.env("HANDHELD_INSECURE", "1");
+    // What it remembers is nothing of this user's.
+    command.env("HANDHELD_STATE_DIR", STATE.path());
     command
 }
 

@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "the stand-in is shared with other tests, which use other parts of it")]
 
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{LazyLock, mpsc};
 use std::time::Duration;
 
 use handheld::api::Missing;
@@ -50,6 +50,8 @@ fn serve(namespace: &Namespace, behaviours: Vec<Behaviour>) -> Served {
     Served { _stop: stop }
 }
 
+static STATE: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
+
 fn handheld(namespace: &Namespace, arguments: &[&str]) -> (i32, String, String) {
     let done = Command::new("ip")
         .args(["netns", "exec", &namespace.name, env!("CARGO_BIN_EXE_handheld")])
@@ -57,6 +59,7 @@ fn handheld(namespace: &Namespace, arguments: &[&str]) -> (i32, String, String) 
         .env_remove("HANDHELD_CLOUDLET")
         // The stand-ins speak plain HTTP.
         .env("HANDHELD_INSECURE", "1")
+        .env("HANDHELD_STATE_DIR", STATE.path())
         .stdin(Stdio::null())
         .output()
         .unwrap();

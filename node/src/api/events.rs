@@ -20,7 +20,7 @@ use crate::lifecycle::Instance;
 /// its silence ([`super::SILENCE_LIMIT`]).
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// The present state of every instance, then each change, as server-sent events.
+/// The present state of every instance, then each change, as server-sent events; images that are fetched as well.
 ///
 /// The data of each event is one `Event` in JSON. A listener that was too slow gets `missed` and should ask for the
 /// list again. The last event is `goodbye`.
@@ -35,7 +35,8 @@ pub(super) async fn events(
     ConnectInfo(standing): ConnectInfo<Standing>,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, axum::Error>>>, Failure> {
     let subscription = api.instances.subscribe().await?;
-    let frames = stream(subscription, arrival, api.goodbye)
+    let fetches = api.fetch_events();
+    let frames = stream(subscription, fetches, arrival, api.goodbye)
         // Somebody who was revoked meanwhile hears no more.
         .take_while(move |_| std::future::ready(standing.holds()))
         .map(|event| sse::Event::default().json_data(event));
@@ -44,6 +45,7 @@ pub(super) async fn events(
 
 fn stream(
     subscription: Subscription,
+    fetches: impl Stream<Item = Event>,
     arrival: Arrival,
     goodbye: CancellationToken,
 ) -> impl Stream<Item = Event> {
@@ -52,7 +54,7 @@ fn stream(
         Ok(instance) => show(&instance, arrival),
         Err(BroadcastStreamRecvError::Lagged(events)) => Event::Missed { events },
     });
-    let until_goodbye = present.chain(changes).take_until(goodbye.cancelled_owned());
+    let until_goodbye = present.chain(stream::select(changes, fetches)).take_until(goodbye.cancelled_owned());
     until_goodbye.chain(stream::once(async { Event::Goodbye }))
 }
 
@@ -76,8 +78,12 @@ mod tests {
             sender.send(instance.clone()).unwrap();
         }
         let goodbye = CancellationToken::new();
-        let mut events =
-            Box::pin(stream(Subscription { present: Vec::new(), changes }, Arrival(None), goodbye.clone()));
+        let mut events = Box::pin(stream(
+            Subscription { present: Vec::new(), changes },
+            stream::empty(),
+            Arrival(None),
+            goodbye.clone(),
+        ));
         assert_eq!(events.next().await, Some(Event::Missed { events: 3 }));
         assert!(matches!(events.next().await, Some(Event::Instance(_))));
         assert!(matches!(events.next().await, Some(Event::Instance(_))));

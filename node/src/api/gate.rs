@@ -4,7 +4,7 @@
 //! | request | needs |
 //! |---|---|
 //! | `GET` anything, tunnels included, `POST /instances`, `DELETE /instances/{id}?client_token=…`, `POST /revocations` | `use-services` |
-//! | `DELETE /instances/{id}?force=true` | `operate` |
+//! | `DELETE /instances/{id}?force=true`, `POST /images/fetches`, `DELETE /images/fetches/{id}`, `PUT` and `DELETE /place`, `PUT /drain` | `operate` |
 //! | `POST /pairing` | this cloudlet's own key: the operator at its console |
 //!
 //! This cloudlet's own key may do everything.
@@ -19,6 +19,7 @@ use handheld::api::Code;
 use mesh::trust::{Member, Permissions};
 
 use super::connection::Silence;
+use super::images::FETCHES;
 use super::problem::Failure;
 use super::routes::PREFIX;
 use super::{Api, Arrival};
@@ -62,6 +63,8 @@ pub(super) async fn check(
         }
     };
     request.extensions_mut().insert(ConnectInfo(peer.arrival));
+    let _pressing =
+        is_for_people(&standing, &request).then(|| api.exchange.as_ref().map(|it| it.throttle().press()));
     request.extensions_mut().insert(ConnectInfo(standing));
     Ok(next.run(request).await)
 }
@@ -84,10 +87,21 @@ fn needs(request: &Request) -> Option<Permissions> {
     match *request.method() {
         Method::GET | Method::HEAD => Some(Permissions::USE_SERVICES),
         Method::POST if matches!(path, "/instances" | "/revocations") => Some(Permissions::USE_SERVICES),
-        Method::DELETE if is_own_use(request) => Some(Permissions::USE_SERVICES),
+        Method::POST if path == FETCHES => Some(Permissions::OPERATE),
+        Method::DELETE if path.starts_with("/instances/") && is_own_use(request) => {
+            Some(Permissions::USE_SERVICES)
+        }
         Method::DELETE => Some(Permissions::OPERATE),
+        Method::PUT if matches!(path, "/place" | "/drain") => Some(Permissions::OPERATE),
         _ => None,
     }
+}
+
+/// Whether images that are being exchanged give way while a request is answered: to members, not to this cloudlet's own
+/// operator, who perhaps watches that very exchange.
+fn is_for_people(standing: &Standing, request: &Request) -> bool {
+    let is_own = standing.0.as_ref().is_none_or(|(membership, member)| membership.is_own(member));
+    !is_own && !request.uri().path().strip_prefix(PREFIX).is_some_and(|path| path.starts_with(FETCHES))
 }
 
 /// Whether a request plainly ends the client's own use of an instance. Read with the handlers' own parser: a name that
@@ -119,6 +133,14 @@ mod tests {
                 Some(Permissions::OPERATE),
                 "{forced}"
             );
+        }
+        for (method, path) in [("PUT", "/place"), ("DELETE", "/place"), ("PUT", "/drain")] {
+            assert_eq!(needs(method, path), Some(Permissions::OPERATE), "{method} {path}");
+        }
+        assert_eq!(needs("GET", "/images/fetches"), Some(Permissions::USE_SERVICES));
+        assert_eq!(needs("POST", "/images/fetches"), Some(Permissions::OPERATE));
+        for ending in ["/images/fetches/1", "/images/fetches/1?client_token=a"] {
+            assert_eq!(needs("DELETE", ending), Some(Permissions::OPERATE), "{ending}");
         }
         assert_eq!(needs("POST", "/pairing"), None);
         assert_eq!(needs("PUT", "/instances"), None);

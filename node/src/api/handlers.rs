@@ -10,6 +10,7 @@ use serde::Deserialize;
 use vm_images::ServiceId;
 
 use super::extract::{Asked, Body, token};
+use super::images::{self, OnDemand};
 use super::problem::Failure;
 use super::{Api, Arrival, view};
 use crate::instances::Error;
@@ -35,7 +36,7 @@ pub(super) async fn cloudlet(State(api): State<Api>) -> Answer<Cloudlet> {
 ))]
 pub(super) async fn services(State(api): State<Api>) -> Answer<Vec<Service>> {
     let (offers, instances) = (api.instances.offers().await?, api.instances.list().await?);
-    Ok(Json(offers.iter().map(|offer| view::service(offer, &instances)).collect()))
+    Ok(Json(offers.iter().map(|offer| view::service(offer, &instances, &api.standing)).collect()))
 }
 
 /// One service.
@@ -53,7 +54,7 @@ pub(super) async fn service(State(api): State<Api>, Path(id): Path<String>) -> A
     })?;
     let (offers, instances) = (api.instances.offers().await?, api.instances.list().await?);
     match offers.iter().find(|offer| offer.service.id == id) {
-        Some(offer) => Ok(Json(view::service(offer, &instances))),
+        Some(offer) => Ok(Json(view::service(offer, &instances, &api.standing))),
         None => Err(Error::UnknownService { service: id }.into()),
     }
 }
@@ -71,9 +72,10 @@ pub(super) async fn service(State(api): State<Api>, Path(id): Path<String>) -> A
     (status = 404, description = "There is no such service here (`unknown-service`)", body = Problem),
     (status = 413, description = "The request is too long (`bad-request`)", body = Problem),
     (status = 415, description = "The request is not JSON (`bad-request`)", body = Problem),
-    (status = 500, description = "The image cannot run on this host (`unusable-image`), or the images cannot be \
+    (status = 500, description = "The image cannot be fetched or run on this host (`unusable-image`), or the images cannot be \
         listed (`internal`)", body = Problem),
-    (status = 503, description = "Memory or CPU is short (`insufficient-resources`), or the cloudlet is shutting \
+    (status = 503, description = "Memory or CPU is short (`insufficient-resources`), the image of the service is being \
+        fetched from another cloudlet (`fetching`), the cloudlet is being emptied (`draining`), or it is shutting \
         down or its mission has ended (`shutting-down`)", body = Problem),
 ))]
 pub(super) async fn start(
@@ -82,7 +84,22 @@ pub(super) async fn start(
     Body(start): Body<Start>,
 ) -> Result<Response, Failure> {
     let token = token(start.client_token)?;
-    let (instance, created) = api.instances.start(&start.service, token, start.sharing).await?;
+    let (instance, created) = match api.instances.start(&start.service, token.clone(), start.sharing).await {
+        Err(unknown @ Error::UnknownService { .. }) => match api.fetch_on_demand(&start.service).await {
+            OnDemand::Nobody => return Err(unknown.into()),
+            OnDemand::Fetching(fetch) => return Err(images::on_its_way(&start.service, fetch)),
+            OnDemand::Failed(reason) => {
+                let message = format!(
+                    "there is no service '{}' here, and it cannot be fetched: {reason}",
+                    start.service
+                );
+                return Err(Failure::new(Code::UnusableImage, message));
+            }
+            // It came between the two questions.
+            OnDemand::Here => api.instances.start(&start.service, token, start.sharing).await?,
+        },
+        answer => answer?,
+    };
     let body = Json(view::instance(&instance, arrival));
     Ok(match created {
         Created::Yes => {

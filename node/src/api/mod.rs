@@ -3,6 +3,8 @@
 //! * [`connection`], [`wire`]: who may hold how many connections for how long; TLS
 //! * [`gate`]: who may do what; [`mission`]: pairing and revocations
 //! * [`routes`], [`handlers`], [`events`]: what is answered, and the OpenAPI document made from the same
+//! * [`standing`]: where the cloudlet is, whether it is being emptied
+//! * [`images`]: fetched from other cloudlets
 //! * [`tunnel`]: raw bytes to a Service VM; [`relay`]: to another cloudlet's API
 //! * [`problem`], [`extract`]: every error is a [`handheld::api::Problem`]
 
@@ -13,9 +15,11 @@ use handheld::api::Cloudlet;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::exchange::Exchange;
 use crate::instances::{self, Instances};
 use crate::peers::Peers;
 use crate::places::Places;
+use crate::standing::Standing;
 use crate::trust::Membership;
 
 mod connection;
@@ -23,11 +27,13 @@ mod events;
 mod extract;
 mod gate;
 mod handlers;
+mod images;
 mod mission;
 mod peers;
 mod problem;
 mod relay;
 mod routes;
+mod standing;
 mod tunnel;
 mod view;
 mod wire;
@@ -53,12 +59,15 @@ pub struct About {
 pub struct Api {
     about: Arc<About>,
     instances: Instances,
+    standing: Standing,
     /// Cancelled when listeners to events are to be told farewell.
     goodbye: CancellationToken,
     /// `None` lets everybody in.
     membership: Option<Membership>,
     /// `None` where there is no mesh.
     peers: Option<Peers>,
+    /// `None` where there is nobody to exchange images with.
+    exchange: Option<Exchange>,
     /// By public key; one entry for all who have none.
     tunnels: Places<Option<[u8; 32]>>,
 }
@@ -69,15 +78,18 @@ impl Api {
     pub fn new(
         about: About,
         instances: Instances,
+        standing: Standing,
         goodbye: CancellationToken,
         membership: Option<Membership>,
     ) -> Self {
         Self {
             about: Arc::new(about),
             instances,
+            standing,
             goodbye,
             membership,
             peers: None,
+            exchange: None,
             tunnels: Places::default(),
         }
     }
@@ -87,10 +99,16 @@ impl Api {
         Self { peers, ..self }
     }
 
+    /// The same, with the images of other cloudlets.
+    pub fn exchanging(self, exchange: Option<Exchange>) -> Self {
+        Self { exchange, ..self }
+    }
+
     /// What this cloudlet is and how busy it is.
     pub async fn cloudlet(&self) -> Result<Cloudlet, instances::Error> {
         let (load, offers) = (self.instances.load().await?, self.instances.offers().await?);
         let usable = offers.iter().filter(|offer| offer.unusable.is_none());
+        let systems = self.instances.guest_systems().await?;
         Ok(Cloudlet {
             api_version: handheld::api::VERSION,
             node_id: self.about.node_id.clone(),
@@ -99,6 +117,7 @@ impl Api {
             accelerator: self.about.accelerator.clone(),
             load,
             services: usable.map(|offer| offer.service.id.clone()).collect(),
+            standing: self.standing.view((*systems).clone()),
         })
     }
 }

@@ -19,17 +19,21 @@ impl Failure {
     pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
         let status = match code {
             Code::BadRequest => StatusCode::BAD_REQUEST,
-            Code::UnknownService | Code::UnknownInstance | Code::UnknownPath | Code::UnknownPeer => {
-                StatusCode::NOT_FOUND
-            }
+            Code::UnknownService
+            | Code::UnknownInstance
+            | Code::UnknownImage
+            | Code::UnknownPath
+            | Code::UnknownPeer => StatusCode::NOT_FOUND,
             Code::NotAllowed => StatusCode::FORBIDDEN,
             Code::NoMission | Code::NotReady => StatusCode::CONFLICT,
             Code::TooManyTunnels => StatusCode::TOO_MANY_REQUESTS,
             Code::Unreachable => StatusCode::BAD_GATEWAY,
-            Code::InsufficientResources | Code::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            Code::Fetching | Code::InsufficientResources | Code::ShuttingDown | Code::Draining => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Code::UnusableImage | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self { status, problem: Problem { code, message: message.into(), missing: None } }
+        Self { status, problem: Problem { code, message: message.into(), missing: None, fetching: None } }
     }
 
     pub(super) fn with_status(mut self, status: StatusCode) -> Self {
@@ -66,6 +70,7 @@ impl From<Error> for Failure {
                 Self::new(Code::InsufficientResources, message).with_missing(missing)
             }
             Error::Refused(Refused::TooMany { .. }) => Self::new(Code::InsufficientResources, message),
+            Error::Refused(Refused::Draining) => Self::new(Code::Draining, message),
             Error::Refused(Refused::Closed(_)) | Error::Gone => Self::new(Code::ShuttingDown, message),
             Error::Catalogue(_) => {
                 let error: &dyn std::error::Error = &error;

@@ -9,7 +9,7 @@ use mesh::swarm::StreamError;
 use super::Api;
 use super::gate::Standing;
 use super::problem::Failure;
-use super::tunnel::{Tunnel, Upgrade};
+use super::tunnel::Upgrade;
 
 /// A connection to the API of another cloudlet.
 ///
@@ -55,7 +55,7 @@ pub(super) async fn relay(
         }
         error => Failure::new(Code::Unreachable, error.to_string()),
     })?;
-    let tunnel = Tunnel { standing, goodbye: api.goodbye.clone(), _place: place };
+    let tunnel = api.tunnel_of(standing, place);
     Ok(upgrade.then(async move |client| {
         // The link must not be given up for a better one meanwhile. If the mesh has ended, so has the stream.
         let held = peers.handle().hold(node, true).await;

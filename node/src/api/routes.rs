@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 
 use super::Api;
 use super::problem::Failure;
-use super::{events, gate, handlers, mission, peers, relay, tunnel};
+use super::{events, gate, handlers, images, mission, peers, relay, standing, tunnel};
 
 /// What all paths begin with.
 pub(super) const PREFIX: &str = "/api/v1";
@@ -28,6 +28,7 @@ pub(super) const PREFIX: &str = "/api/v1";
         (name = "cloudlet", description = "The cloudlet itself"),
         (name = "services", description = "What can be started"),
         (name = "instances", description = "What runs"),
+        (name = "images", description = "Images that come from other cloudlets"),
         (name = "mission", description = "Who belongs to the mission"),
     ),
 )]
@@ -40,8 +41,12 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(handlers::service))
         .routes(routes!(handlers::instances, handlers::start))
         .routes(routes!(handlers::instance, handlers::leave))
+        .routes(routes!(standing::place, standing::forget_place))
+        .routes(routes!(standing::drain))
         .routes(routes!(tunnel::tunnel))
         .routes(routes!(events::events))
+        .routes(routes!(images::fetches, images::fetch))
+        .routes(routes!(images::one_fetch, images::cancel))
         .routes(routes!(mission::show_code))
         .routes(routes!(mission::revocations, mission::hear))
         .routes(routes!(peers::peers))

@@ -32,6 +32,7 @@ use super::connection::Silence;
 use super::extract::{Asked, token};
 use super::gate::{Peer, Standing};
 use super::problem::Failure;
+use crate::exchange::Throttle;
 use crate::instances::Instances;
 use crate::lifecycle::{Phase, Token};
 use crate::places::Place;
@@ -98,7 +99,7 @@ pub(super) async fn tunnel(
     if let Err(error) = service.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
-    let tunnel = Tunnel { standing, goodbye: api.goodbye.clone(), _place: place };
+    let tunnel = api.tunnel_of(standing, place);
     Ok(upgrade.then(async move |client| {
         let use_of_it = Use { instances: api.instances, vm, token };
         let end = tunnel.carry(client, &mut service, Some(&use_of_it)).await;
@@ -131,6 +132,11 @@ impl Use {
 }
 
 impl Api {
+    pub(super) fn tunnel_of(&self, standing: Standing, place: Place<Option<[u8; 32]>>) -> Tunnel {
+        let throttle = self.exchange.as_ref().map(|exchange| exchange.throttle().clone());
+        Tunnel { standing, goodbye: self.goodbye.clone(), throttle, _place: place }
+    }
+
     /// One more tunnel of this member.
     pub(super) fn tunnel_place(&self, standing: &Standing) -> Result<Place<Option<[u8; 32]>>, Failure> {
         let key = standing.0.as_ref().map(|(_, member)| member.public_key());
@@ -160,9 +166,11 @@ pub(super) enum End {
 
 /// What both kinds of tunnel have.
 pub(super) struct Tunnel {
-    pub(super) standing: Standing,
-    pub(super) goodbye: CancellationToken,
-    pub(super) _place: Place<Option<[u8; 32]>>,
+    standing: Standing,
+    goodbye: CancellationToken,
+    /// What gives way to what goes through the tunnel.
+    throttle: Option<Throttle>,
+    _place: Place<Option<[u8; 32]>>,
 }
 
 impl Tunnel {
@@ -174,7 +182,8 @@ impl Tunnel {
         in_use: Option<&Use>,
     ) -> End {
         let moved = Arc::new(AtomicU64::new(0));
-        let mut client = Counted { stream: TokioIo::new(client), moved: moved.clone() };
+        let mut client =
+            Counted { stream: TokioIo::new(client), moved: moved.clone(), throttle: self.throttle.clone() };
         let copied = tokio::io::copy_bidirectional_with_sizes(&mut client, other, BUFFER_BYTES, BUFFER_BYTES);
         tokio::select! {
             copied = copied => if copied.is_ok() { End::Done } else { End::Broken },
@@ -264,10 +273,14 @@ fn says(headers: &HeaderMap, name: header::HeaderName, wanted: &str) -> bool {
 struct Counted<T> {
     stream: T,
     moved: Arc<AtomicU64>,
+    throttle: Option<Throttle>,
 }
 
 impl<T> Counted<T> {
     fn count(&self, bytes: usize) {
+        if let Some(throttle) = self.throttle.as_ref().filter(|_| bytes > 0) {
+            throttle.touch();
+        }
         self.moved.fetch_add(bytes.try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }

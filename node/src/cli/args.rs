@@ -84,6 +84,19 @@ pub enum Command {
         #[arg(long, value_name = "URL")]
         api: Option<String>,
     },
+    /// Say where the running cloudlet is; without numbers, show where it thinks it is
+    ///
+    /// The place of a cloudlet that stands still holds until another is told, also after a restart. With --heading and
+    /// --speed it holds for a minute: a reader of satellite navigation says it again and again.
+    Position(Position),
+    /// Have the running cloudlet take nobody new, so that it can be switched off; or end that
+    Drain {
+        /// Without it: show
+        state: Option<Switch>,
+        /// Address of a cloudlet [default: the one that the configuration describes]
+        #[arg(long, value_name = "URL")]
+        api: Option<String>,
+    },
     /// Show the main job on real input: build, start, find, recognise human speech; twice, with times
     Demo,
     /// Say what this machine can do, and how to fix what is missing
@@ -110,6 +123,38 @@ pub struct Up {
     /// Let everybody in, over plain HTTP and without a mission; for development only
     #[arg(long)]
     pub insecure: bool,
+}
+
+/// Flags of `position`.
+#[derive(Debug, Args)]
+pub struct Position {
+    /// Degrees north
+    #[arg(requires = "longitude", allow_negative_numbers = true)]
+    pub latitude: Option<f64>,
+    /// Degrees east
+    #[arg(allow_negative_numbers = true)]
+    pub longitude: Option<f64>,
+    /// Direction of movement, degrees clockwise from north
+    #[arg(long, value_name = "DEGREES", requires_all = ["speed", "latitude"])]
+    pub heading: Option<f32>,
+    /// Speed over ground, metres per second
+    #[arg(long, value_name = "M/S", requires_all = ["heading", "latitude"])]
+    pub speed: Option<f32>,
+    /// Forget where it is
+    #[arg(long, conflicts_with = "latitude")]
+    pub forget: bool,
+    /// Address of a cloudlet [default: the one that the configuration describes]
+    #[arg(long, value_name = "URL")]
+    pub api: Option<String>,
+}
+
+/// Begin or end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Switch {
+    /// Begin
+    On,
+    /// End
+    Off,
 }
 
 /// Commands about the mission.
@@ -221,6 +266,18 @@ pub enum Image {
         /// Build even if the store has it
         #[arg(long)]
         force: bool,
+    },
+    /// Have the running cloudlet fetch an image from other cloudlets of the mission, and its parents; goes on where an
+    /// earlier try ended
+    Fetch {
+        /// A service that other cloudlets hold, or the id of an image or its first digits
+        image: String,
+        /// Fetch from this cloudlet alone: its node id, or its name [default: from all that hold it, at once]
+        #[arg(long, value_name = "NODE", value_parser = NonEmptyStringValueParser::new())]
+        from: Option<String>,
+        /// URL of the cloudlet that fetches [default: the one that the configuration describes, on this machine]
+        #[arg(long, value_name = "URL", value_hint = ValueHint::Url, value_parser = NonEmptyStringValueParser::new())]
+        api: Option<String>,
     },
     /// List images
     List,

@@ -10,7 +10,7 @@ use vm_images::{Image, ImageId, SigningKey, Store};
 
 use super::args::{Global, Image as Action};
 use super::output::{Failure, Output, bytes, table, utc};
-use super::{build, live};
+use super::{build, fetch, live};
 use crate::causes::chain;
 use crate::config::Config;
 
@@ -20,6 +20,7 @@ pub(super) fn run(action: Action, global: &Global, output: Output) -> Result<(),
         Action::Build { recipe, recipes, force } => {
             build::run(&config, &recipe, recipes.as_deref(), force, output)
         }
+        Action::Fetch { image, from, api } => fetch::run(&config, fetch::Wanted { image, from, api }, output),
         Action::List => list(&open(&config)?, output),
         Action::Show { image } => show(&open(&config)?, &image, output),
         Action::Verify { image, all: _ } => verify(&open(&config)?, image.as_deref(), output),
@@ -164,6 +165,7 @@ fn show(store: &Store, wanted: &str, output: Output) -> Result<(), Failure> {
     let known = Known::of(store)?;
     // A missing parent is worth telling, and no reason to tell nothing.
     let chain = store.chain(image.id);
+    let signer = signer(store, &image);
     let text = || {
         let manifest = &image.manifest;
         let hardware = &manifest.hardware;
@@ -184,6 +186,7 @@ fn show(store: &Store, wanted: &str, output: Output) -> Result<(), Failure> {
                 hardware.accelerator
             ),
             format!("kept by:   {}", known.kept_by(image.id).join(", ")),
+            format!("signed by: {}", signer.as_ref().map_or_else(|error| error.clone(), ToString::to_string)),
         ];
         if let Some(service) = &manifest.service {
             lines.push(format!(
@@ -208,12 +211,20 @@ fn show(store: &Store, wanted: &str, output: Output) -> Result<(), Failure> {
     output.result(text, || {
         let mut shown = known.json(&image);
         shown["directory"] = json!(image.dir());
+        shown["signer"] = json!(signer.as_ref().ok());
         match &chain {
             Ok(chain) => shown["parents"] = chain.iter().skip(1).map(|parent| json!(parent.id)).collect(),
             Err(error) => shown["trouble"] = json!(error.to_string()),
         }
         shown
     })
+}
+
+/// Whose key the image is signed with; for people: why that cannot be said.
+fn signer(store: &Store, image: &Image) -> Result<vm_images::PublicKey, String> {
+    let (_, signature) = store.signed(image.id).map_err(|error| chain(&error))?;
+    let parsed = vm_images::signature::Detached::parse(&signature).map_err(|error| chain(&error))?;
+    Ok(parsed.signer)
 }
 
 fn verify(store: &Store, wanted: Option<&str>, output: Output) -> Result<(), Failure> {

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::args::Global;
 use super::output::{Failure, Output, table};
-use super::vm;
+use super::{standing, vm};
 
 pub(super) fn run(api: Option<&str>, global: &Global, output: Output) -> Result<(), Failure> {
     let config = super::load(global, Vec::new())?.config;
@@ -32,13 +32,25 @@ fn show(peers: &[Peer]) -> String {
             ),
             format!("{}", peer.load.memory_free_bytes >> 20),
             peer.load.instances.to_string(),
+            state(peer),
             services.join(" "),
         ]
     });
     table(
-        &["NAME", "NODE", "REACH", "CPU USED", "FREE MIB", "INSTANCES", "SERVICES"],
+        &["NAME", "NODE", "REACH", "CPU USED", "FREE MIB", "INSTANCES", "STATE", "SERVICES"],
         &rows.collect::<Vec<_>>(),
     )
+}
+
+/// What makes it a worse choice than its load says; nothing, if all is well.
+fn state(peer: &Peer) -> String {
+    let power = match peer.standing.power {
+        Some(handheld::api::PowerSource::Battery { .. }) => Some(standing::power(&peer.standing)),
+        _ => None,
+    };
+    let draining = peer.standing.draining.then(|| "draining".to_owned());
+    let words: Vec<String> = draining.into_iter().chain(power).collect();
+    if words.is_empty() { "-".to_owned() } else { words.join(", ") }
 }
 
 fn reach(peer: &Peer) -> String {

@@ -13,6 +13,7 @@ mod build;
 mod config;
 mod demo;
 mod doctor;
+mod fetch;
 mod image;
 mod live;
 mod logging;
@@ -21,6 +22,7 @@ mod mission;
 pub mod output;
 pub mod progress;
 mod signals;
+mod standing;
 mod up;
 mod vm;
 
@@ -55,6 +57,8 @@ fn command(cli: Cli) -> Result<(), Failure> {
         Command::Mission(action) => mission::run(action, &global, output),
         Command::Vm(vm) => vm::run(vm, &global, output),
         Command::Mesh { api } => mesh::run(api.as_deref(), &global, output),
+        Command::Position(position) => standing::position(position, &global, output),
+        Command::Drain { state, api } => standing::drain(state, api.as_deref(), &global, output),
         Command::Demo => demo::run(&global, output),
         Command::Doctor => doctor::run(&global, output),
         Command::Config(action) => config::run(action, &global, output),

@@ -5,7 +5,9 @@ use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::{AcceleratorChoice, Api, Config, Discovery, Hypervisor, Instances, Log, Mesh, Node};
+use mesh::advert::Position;
+
+use super::{AcceleratorChoice, Api, Config, Discovery, Exchange, Hypervisor, Instances, Log, Mesh, Node};
 use crate::reach;
 
 /// Environment variables by name.
@@ -19,6 +21,8 @@ const PAIRING_PORT: u16 = 8478;
 const MESH_PORT: u16 = 8479;
 /// State directory of a process that has no home, such as a system service.
 const HOMELESS_STATE_DIR: &str = "/var/lib/cloudlet";
+/// Where Linux says what a host runs on (`Documentation/ABI/testing/sysfs-class-power`).
+const POWER_SUPPLY: &str = "/sys/class/power_supply";
 /// Longest `node.name`, bytes.
 pub(super) const MAX_NAME_BYTES: usize = 40;
 
@@ -61,7 +65,7 @@ impl Machine {
                     .state_home
                     .as_ref()
                     .map_or_else(|| PathBuf::from(HOMELESS_STATE_DIR), |home| home.join("cloudlet")),
-                image_store: None,
+                ..Node::default()
             },
             ..Config::default()
         }
@@ -130,7 +134,16 @@ impl Default for Node {
                 .state_home
                 .map_or_else(|| PathBuf::from(HOMELESS_STATE_DIR), |home| home.join("cloudlet")),
             image_store: None,
+            position: None,
+            power_supply: PathBuf::from(POWER_SUPPLY),
         }
+    }
+}
+
+impl Node {
+    /// Where it is, if the configuration says so.
+    pub fn position(&self) -> Option<Position> {
+        self.position.as_deref().and_then(super::kind::position)
     }
 }
 
@@ -168,6 +181,12 @@ impl Default for Instances {
 impl Default for Mesh {
     fn default() -> Self {
         Self { enabled: true, listen: None, multicast: true, peers: Vec::new() }
+    }
+}
+
+impl Default for Exchange {
+    fn default() -> Self {
+        Self { on_demand: true, rate_limit_kib_per_s: 0, patience_s: 600, reserve_mib: 1024 }
     }
 }
 

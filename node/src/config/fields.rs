@@ -70,7 +70,7 @@ const fn computed(is: &'static str, example: &'static str, field: Field) -> Fiel
 }
 
 /// Sections in the order of the template, each with what it is about.
-pub const SECTIONS: [(&str, &str); 9] = [
+pub const SECTIONS: [(&str, &str); 10] = [
     ("node", "Who this cloudlet is and where it keeps things."),
     ("api", "The HTTP API."),
     ("discovery", "How handhelds find this cloudlet."),
@@ -79,11 +79,12 @@ pub const SECTIONS: [(&str, &str); 9] = [
     ("mission", "The mission that this cloudlet serves."),
     ("trust", "Who may speak to this cloudlet: members of its mission, see 'cloudlet mission'."),
     ("mesh", "The other cloudlets of the mission."),
+    ("exchange", "Images that cloudlets fetch from one another."),
     ("log", "What is logged."),
 ];
 
 /// Every field, in the order of the template.
-pub const FIELDS: [Field; 24] = [
+pub const FIELDS: [Field; 31] = [
     computed(
         "the host name",
         "truck-7",
@@ -108,6 +109,23 @@ pub const FIELDS: [Field; 24] = [
             Kind::Directory { most_bytes: MAX_PATH_BYTES },
             "Where VM images are kept. Several GiB; on the same file system as the state directory, if possible.",
         ),
+    ),
+    computed(
+        "none",
+        "48.137,11.575",
+        field(
+            "node",
+            "position",
+            Kind::Position,
+            "Where a cloudlet that stays in its place is. The position of one that moves is told while it runs \
+             ('cloudlet position').",
+        ),
+    ),
+    field(
+        "node",
+        "power_supply",
+        Kind::Directory { most_bytes: MAX_PATH_BYTES },
+        "Where the kernel says what this host runs on.",
     ),
     field(
         "api",
@@ -193,6 +211,12 @@ pub const FIELDS: [Field; 24] = [
         field("mission", "ends", Kind::Moment, "When every instance is stopped and no new one is admitted."),
     ),
     field(
+        "mission",
+        "replicate",
+        Kind::Services,
+        "Services that every vehicle should hold, the most wanted first; those that are missing are fetched from others.",
+    ),
+    field(
         "trust",
         "insecure",
         Kind::Boolean,
@@ -232,6 +256,40 @@ pub const FIELDS: [Field; 24] = [
         "Where some of the other cloudlets are, for networks without multicast.",
     ),
     field(
+        "exchange",
+        "on_demand",
+        Kind::Boolean,
+        "Fetch a service from others when a handheld asks for it and it is not here.",
+    ),
+    unit(
+        "KiB per second",
+        field(
+            "exchange",
+            "rate_limit_kib_per_s",
+            Kind::Whole { least: 0, most: 1_048_576 },
+            "The most that is fetched, and the most that is served. 0 means what links carry, less a fifth for others.",
+        ),
+    ),
+    unit(
+        "seconds",
+        field(
+            "exchange",
+            "patience_s",
+            Kind::Whole { least: 10, most: 86_400 },
+            "A fetch that nothing comes in for ends after this long. What came stays, and goes on when somebody who has \
+             the rest comes.",
+        ),
+    ),
+    unit(
+        "MiB",
+        field(
+            "exchange",
+            "reserve_mib",
+            Kind::Whole { least: 0, most: 1_048_576 },
+            "What must be free on the disk before something is fetched for mission.replicate.",
+        ),
+    ),
+    field(
         "log",
         "filter",
         Kind::Filter { most_bytes: MAX_FILTER_BYTES },
@@ -268,6 +326,7 @@ mod tests {
     fn the_table_has_every_field_of_the_struct_and_no_other() {
         let mut config = Config::default();
         config.node.image_store = Some("/images".into());
+        config.node.position = Some("48.137,11.575".to_owned());
         config.mission.ends = Some("2026-12-01T06:00:00Z".to_owned());
         config.trust.pairing_listen = Some("0.0.0.0:8478".parse().unwrap());
         config.mesh.listen = Some("0.0.0.0:8479".parse().unwrap());

@@ -1,10 +1,13 @@
 //! What values a field takes: reading them from text, checking them, describing them.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use mesh::advert::Position;
 use toml::Value;
 use toml::value::Datetime;
+use vm_images::ServiceId;
 
 use super::moment;
 
@@ -12,6 +15,8 @@ use super::moment;
 const MAX_INTERFACES: usize = 64;
 /// Most addresses of other cloudlets (guess).
 const MAX_PEERS: usize = 64;
+/// Most services that can be listed (guess).
+const MAX_SERVICES: usize = 64;
 /// Longest name of a network interface, bytes (`IFNAMSIZ` - 1).
 const MAX_INTERFACE_BYTES: usize = 15;
 /// Longest hypervisor URI, bytes (guess).
@@ -40,6 +45,8 @@ pub enum Kind {
     Interfaces,
     /// Addresses and ports of other cloudlets.
     Peers,
+    /// Names of services.
+    Services,
     /// `embed`, or the URI of a libvirt daemon on this host.
     Hypervisor,
     /// One of these words.
@@ -60,6 +67,8 @@ pub enum Kind {
     },
     /// A moment, RFC 3339 with an offset.
     Moment,
+    /// A place on the ground.
+    Position,
     /// A log filter.
     Filter {
         /// Longest, bytes.
@@ -70,7 +79,7 @@ pub enum Kind {
 impl Kind {
     /// Whether a list, so that text from outside is split at commas.
     fn is_list(self) -> bool {
-        matches!(self, Self::Interfaces | Self::Peers)
+        matches!(self, Self::Interfaces | Self::Peers | Self::Services)
     }
 
     /// The value that a text from a flag or an environment variable stands for. Not yet checked; text that cannot be
@@ -106,6 +115,7 @@ impl Kind {
             (Self::Moment, Value::Datetime(moment)) => return self.check(&Value::String(moment.to_string())),
             (Self::Interfaces, Value::Array(names)) => return check_interfaces(names, value),
             (Self::Peers, Value::Array(peers)) => return check_peers(peers, value),
+            (Self::Services, Value::Array(names)) => return check_services(names, value),
             (_, Value::String(text)) => return self.check_text(text).map(|()| value.clone()),
             _ => false,
         };
@@ -138,6 +148,7 @@ impl Kind {
             Self::Moment => {
                 text.parse::<Datetime>().ok().and_then(|moment| moment::unix_s(&moment)).is_some()
             }
+            Self::Position => position(text).is_some(),
             Self::Filter { most_bytes } => {
                 fits(most_bytes)?;
                 return tracing_subscriber::EnvFilter::builder()
@@ -145,9 +156,12 @@ impl Kind {
                     .map(drop)
                     .map_err(|error| format!("not '{}' ({error})", excerpt(text)));
             }
-            Self::Boolean | Self::Interfaces | Self::Peers | Self::Whole { .. } | Self::Number { .. } => {
-                false
-            }
+            Self::Boolean
+            | Self::Interfaces
+            | Self::Peers
+            | Self::Services
+            | Self::Whole { .. }
+            | Self::Number { .. } => false,
         };
         if good { Ok(()) } else { Err(quoted()) }
     }
@@ -168,6 +182,9 @@ impl Kind {
             Self::Peers => {
                 format!("a list of at most {MAX_PEERS} addresses with ports, such as [\"10.0.0.7:8479\"]")
             }
+            Self::Services => {
+                format!("a list of at most {MAX_SERVICES} names of services, each once, such as [\"speech\"]")
+            }
             Self::Hypervisor => "\"embed\" or a URI such as \"qemu:///system\"".to_owned(),
             Self::Choice(words) => {
                 words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" or ")
@@ -177,11 +194,18 @@ impl Kind {
             Self::Moment => {
                 "a date and time with an offset (RFC 3339), such as \"2026-12-01T06:00:00Z\"".to_owned()
             }
+            Self::Position => "latitude and longitude in degrees, such as \"48.137,11.575\"".to_owned(),
             Self::Filter { most_bytes } => {
                 format!("a log filter of at most {most_bytes} bytes, such as \"info\" or \"info,mesh=debug\"")
             }
         }
     }
+}
+
+/// `LATITUDE,LONGITUDE` in degrees; `None` if that is nowhere.
+pub(super) fn position(text: &str) -> Option<Position> {
+    let (latitude, longitude) = text.split_once(',')?;
+    Position::new(latitude.trim().parse().ok()?, longitude.trim().parse().ok()?)
 }
 
 fn check_interfaces(names: &[Value], whole: &Value) -> Result<Value, String> {
@@ -209,6 +233,23 @@ fn check_peers(peers: &[Value], whole: &Value) -> Result<Value, String> {
         Some(bad) => Err(format!("and {} is no address with a port", shown(bad))),
         None => Ok(whole.clone()),
     }
+}
+
+fn check_services(names: &[Value], whole: &Value) -> Result<Value, String> {
+    if names.len() > MAX_SERVICES {
+        return Err(format!("not {} names", names.len()));
+    }
+    let mut seen = BTreeSet::new();
+    for name in names {
+        match name.as_str().and_then(|text| text.parse::<ServiceId>().ok()) {
+            None => return Err(format!("and {} is no name of a service", shown(name))),
+            Some(service) if !seen.insert(service.clone()) => {
+                return Err(format!("and '{service}' is there twice"));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(whole.clone())
 }
 
 /// A value as a message shows it: its type if that explains more.
@@ -289,6 +330,11 @@ mod tests {
             (Kind::Peers, "10.0.0.7:8479,[::1]:1", true),
             (Kind::Peers, "", true),
             (Kind::Peers, "truck-7", false),
+            (Kind::Services, "speech,maps-2", true),
+            (Kind::Services, "", true),
+            (Kind::Services, "speech,speech", false),
+            (Kind::Services, "Speech", false),
+            (Kind::Services, "../x", false),
             (Kind::Boolean, "true", true),
             (Kind::Boolean, "yes", false),
             (Kind::Choice(&["auto", "kvm"]), "kvm", true),

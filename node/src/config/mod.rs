@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use vm_images::ServiceId;
 
 mod defaults;
 mod error;
@@ -43,6 +44,8 @@ pub struct Config {
     pub trust: Trust,
     /// The other cloudlets of the mission.
     pub mesh: Mesh,
+    /// Images that it fetches from them, and they from it.
+    pub exchange: Exchange,
     /// What is logged.
     pub log: Log,
 }
@@ -59,6 +62,11 @@ pub struct Node {
     pub state_dir: PathBuf,
     /// Directory of the image store. Default: `images` in the state directory.
     pub image_store: Option<PathBuf>,
+    /// Where a cloudlet that stays in its place is: `LATITUDE,LONGITUDE` in degrees. Default: none; `cloudlet position`
+    /// tells the running one.
+    pub position: Option<String>,
+    /// Directory in which the kernel says what this host runs on. Default: `/sys/class/power_supply`.
+    pub power_supply: PathBuf,
 }
 
 /// The HTTP API.
@@ -136,6 +144,9 @@ pub struct Mission {
     /// When every instance is stopped and no new one is admitted, RFC 3339 with an offset, such as
     /// `2026-12-01T06:00:00Z`. Default: none.
     pub ends: Option<String>,
+    /// Services that every vehicle should hold, the most wanted first; at most 64. Those that are missing are fetched
+    /// from other cloudlets. Default: none.
+    pub replicate: Vec<ServiceId>,
 }
 
 /// Who may speak to it.
@@ -160,6 +171,23 @@ pub struct Mesh {
     pub multicast: bool,
     /// Where some of them are, `IP:PORT`, for networks without multicast. Default: none.
     pub peers: Vec<String>,
+}
+
+/// Images that cloudlets fetch from one another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Exchange {
+    /// Whether a service that a handheld asks for and that is not here is fetched from others. Default: true.
+    pub on_demand: bool,
+    /// The most that is fetched and the most that is served, KiB per second each, up to 1048576. Default: 0, meaning
+    /// what links carry, less a share that is left to others (`mesh::exchange::pace`).
+    pub rate_limit_kib_per_s: u64,
+    /// A fetch that nothing comes in for ends after this long, seconds, 10 to 86400; what came stays, and goes on when
+    /// somebody who has the rest comes. Default: 600 (guess: two convoys that pass each other now and then).
+    pub patience_s: u64,
+    /// What must be free on the disk before something is fetched for [`Mission::replicate`], MiB, up to 1048576.
+    /// Default: 1024 (guess: what a few instances write).
+    pub reserve_mib: u64,
 }
 
 /// What is logged.

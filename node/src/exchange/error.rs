@@ -2,7 +2,7 @@
 
 use mesh::NodeId;
 use mesh::exchange::wire::{self, Refusal};
-use vm_images::{ImageId, ServiceId, store};
+use vm_images::{ImageId, store};
 
 /// Why an image was not fetched. What is here of it stays, and the next fetch goes on from there.
 #[derive(Debug, thiserror::Error)]
@@ -41,24 +41,34 @@ pub enum Error {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FindError {
     /// Neither an id nor a service.
-    #[error("'{wanted}' is neither an image's id (64 hexadecimal digits) nor a service")]
+    #[error(
+        "'{wanted}' is neither an image's id (64 hexadecimal digits, or the first six or more) nor a service"
+    )]
     NoName {
         /// What was asked for.
         wanted: String,
     },
+    /// There is nobody to ask.
+    #[error(
+        "no other cloudlet is in reach, so nobody can be asked for '{wanted}'; `cloudlet mesh` shows who is"
+    )]
+    Alone {
+        /// What was asked for.
+        wanted: String,
+    },
     /// No member holds one.
-    #[error("none of {members} cloudlets in reach holds an image of '{service}'")]
+    #[error("none of the {members} cloudlets in reach that may be asked holds an image of '{wanted}'")]
     NobodyHasIt {
-        /// Of which service.
-        service: ServiceId,
-        /// How many members are known.
+        /// Of what.
+        wanted: String,
+        /// How many members may be asked.
         members: usize,
     },
     /// Members hold different ones.
-    #[error("cloudlets in reach hold different images of '{service}'; name one by its id: {}", shown(images))]
+    #[error("cloudlets in reach hold different images of '{wanted}'; name one by its id: {}", shown(images))]
     Several {
-        /// Of which service.
-        service: ServiceId,
+        /// Of what.
+        wanted: String,
         /// Which, and how many members hold each.
         images: Vec<(ImageId, usize)>,
     },

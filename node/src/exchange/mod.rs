@@ -22,6 +22,7 @@
 
 mod error;
 mod fetch;
+mod find;
 mod frames;
 mod keeper;
 mod layout;
@@ -31,6 +32,7 @@ mod packing;
 mod peers;
 mod progress;
 mod serve;
+mod shelf;
 mod swarm;
 mod talk;
 mod throttle;
@@ -40,7 +42,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mesh::NodeId;
-use mesh::exchange::policy::Profile;
+use mesh::exchange::policy::{self, Profile};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +51,7 @@ use vm_images::{ImageId, ServiceId, Store};
 pub use error::{Error, FindError};
 pub use peers::{ByteStream, Duplex, Peers};
 pub use progress::{Phase, Progress};
+pub use shelf::Shelf;
 pub use swarm::{SwarmPeers, serve_swarm};
 pub use throttle::{Pressing, Throttle};
 
@@ -61,6 +64,8 @@ pub struct Config {
     pub profile: Profile,
     /// A fetch that nothing comes in for ends after this long; what it has stays.
     pub patience: Duration,
+    /// Whether [`Exchange::fetch_on_demand`] fetches anything.
+    pub on_demand: bool,
     /// How a plan decides.
     pub plan: mesh::exchange::plan::Config,
 }
@@ -72,6 +77,7 @@ impl Default for Config {
             rate_limit_bytes_per_s: None,
             profile: Profile::default(),
             patience: Duration::from_secs(600),
+            on_demand: true,
             plan: mesh::exchange::plan::Config::default(),
         }
     }
@@ -115,9 +121,21 @@ struct Wanted {
 /// Why an image is fetched: people go before the profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Why {
+    /// An operator wants it.
     Asked,
+    /// A handheld wants its service.
+    Demanded,
+    /// It was begun earlier.
     Resumed,
+    /// The mission wants it.
     Profile,
+}
+
+impl Why {
+    /// Whether somebody waits for it.
+    fn is_for_somebody(self) -> bool {
+        matches!(self, Self::Asked | Self::Demanded)
+    }
 }
 
 /// The exchange's tasks.
@@ -163,8 +181,25 @@ impl Exchange {
         image: ImageId,
         from: Option<NodeId>,
     ) -> Result<watch::Receiver<Progress>, Error> {
+        self.ask_for(Wanted { image, from, why: Why::Asked }).await
+    }
+
+    /// The same for a handheld that asks for a service which is not here: the image of it that most members hold;
+    /// `None` if nobody does, or if nothing is to be fetched on demand. One that failed a moment ago is not tried again at once, and its failure is the answer.
+    pub async fn fetch_on_demand(
+        &self,
+        service: &ServiceId,
+    ) -> Result<Option<watch::Receiver<Progress>>, Error> {
+        if !self.shared.config.on_demand {
+            return Ok(None);
+        }
+        let members = self.shared.peers.members();
+        let Some(image) = policy::most_held(service, &members) else { return Ok(None) };
+        self.ask_for(Wanted { image, from: None, why: Why::Demanded }).await.map(Some)
+    }
+
+    async fn ask_for(&self, wanted: Wanted) -> Result<watch::Receiver<Progress>, Error> {
         let (reply, answer) = oneshot::channel();
-        let wanted = Wanted { image, from, why: Why::Asked };
         self.asks.send(Ask::Fetch { wanted, reply }).await.map_err(|_| Error::Ended)?;
         answer.await.map_err(|_| Error::Ended)
     }
@@ -176,22 +211,23 @@ impl Exchange {
         answer.await.map_err(|_| Error::Ended)
     }
 
-    /// The image that people mean: an id, or a service that members hold one image of.
-    pub fn find(&self, wanted: &str) -> Result<ImageId, FindError> {
-        if let Ok(image) = wanted.parse() {
-            return Ok(image);
+    /// The image that people mean: an id, a service that members hold one image of, or the first digits of an image
+    /// that a member holds. If `from` is given, only that member counts. Where no member helps, what is here counts, and
+    /// what was begun: asking again is no error.
+    pub async fn find(&self, wanted: &str, from: Option<NodeId>) -> Result<ImageId, FindError> {
+        let mut members = self.shared.peers.members();
+        if let Some(node) = from {
+            members.retain(|member, _| *member == node);
         }
-        let service: ServiceId =
-            wanted.parse().map_err(|_| FindError::NoName { wanted: wanted.chars().take(80).collect() })?;
-        let members = self.shared.peers.members();
-        let offers = mesh::exchange::policy::offers(&service, &members);
-        match offers.len() {
-            0 => Err(FindError::NobodyHasIt { service, members: members.len() }),
-            1 => offers.into_keys().next().ok_or(FindError::NobodyHasIt { service, members: members.len() }),
-            _ => Err(FindError::Several {
-                service,
-                images: offers.into_iter().map(|(image, by)| (image, by.len())).collect(),
-            }),
+        let found = find::image(wanted, &members);
+        if !matches!(found, Err(FindError::Alone { .. } | FindError::NobodyHasIt { .. })) {
+            return found;
+        }
+        let (store, text) = (self.shared.store.clone(), wanted.to_owned());
+        match tokio::task::spawn_blocking(move || find::here(&store, &text)).await {
+            Ok(Some(image)) => Ok(image),
+            // Neither a reason to say less of the members.
+            Ok(None) | Err(_) => found,
         }
     }
 

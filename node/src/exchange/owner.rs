@@ -19,6 +19,8 @@ use crate::instances::clock::Clock;
 
 /// How often the profile is compared with what is here. A guess: fetching takes minutes.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often people are told how far a fetch is. A guess: what somebody who looks at a bar notices.
+const TELL_EVERY: Duration = Duration::from_millis(300);
 /// How many fetches that are over are still shown.
 const SHOW_ENDED: usize = 20;
 
@@ -28,6 +30,8 @@ struct Owner {
     queue: VecDeque<(Wanted, watch::Sender<Progress>)>,
     running: Option<Active>,
     failures: BTreeMap<ImageId, Failure>,
+    /// Given up because nobody gave them; taken up again when somebody who holds them comes.
+    unfinished: BTreeSet<ImageId>,
 }
 
 struct Active {
@@ -44,10 +48,15 @@ pub(super) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Ask>, sto
         queue: VecDeque::new(),
         running: None,
         failures: BTreeMap::new(),
+        unfinished: BTreeSet::new(),
     };
     owner.resume().await;
-    let mut looks = tokio::time::interval(LOOK_EVERY);
-    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let every = |period| {
+        let mut ticks = tokio::time::interval(period);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        ticks
+    };
+    let (mut looks, mut tells) = (every(LOOK_EVERY), every(TELL_EVERY));
     loop {
         owner.start_next();
         tokio::select! { biased;
@@ -58,6 +67,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Ask>, sto
                 None => break,
             },
             _ = looks.tick() => owner.look().await,
+            _ = tells.tick(), if owner.running.is_some() => {}
         }
         owner.show();
     }
@@ -82,13 +92,28 @@ impl Owner {
     fn take(&mut self, ask: Ask) {
         match ask {
             Ask::Fetch { wanted, reply } => {
+                let progress = self.failed_lately(&wanted).unwrap_or_else(|| self.enqueue(wanted));
+                // Who asks next how far it is must not hear of an earlier try.
+                self.show();
                 // Whoever asked may have gone; the image is still wanted.
-                let _ = reply.send(self.enqueue(wanted));
+                let _ = reply.send(progress);
             }
             Ask::Cancel { image, reply } => {
                 let _ = reply.send(self.cancel(image));
             }
         }
+    }
+
+    /// The failure of an image that a handheld wants and that was tried a moment ago. An operator may try at any time.
+    fn failed_lately(&self, wanted: &Wanted) -> Option<watch::Receiver<Progress>> {
+        let failure = self.failures.get(&wanted.image).filter(|_| wanted.why == Why::Demanded)?;
+        if self.clock.now() >= policy::retry_at(failure) {
+            return None;
+        }
+        let all = self.shared.all.borrow();
+        let failed =
+            all.iter().find(|one| one.image == wanted.image && matches!(one.phase, Phase::Failed(_)))?;
+        Some(watch::Sender::new(failed.clone()).subscribe())
     }
 
     /// Puts a fetch in the queue: what people ask for before the rest. One that is there already is joined.
@@ -102,13 +127,13 @@ impl Owner {
             None => watch::Sender::new(Progress::queued(wanted.image)),
         };
         let receiver = progress.subscribe();
-        let at = match wanted.why {
-            Why::Asked => self.queue.iter().take_while(|(other, _)| other.why == Why::Asked).count(),
-            Why::Resumed | Why::Profile => self.queue.len(),
+        let at = match wanted.why.is_for_somebody() {
+            true => self.queue.iter().take_while(|(other, _)| other.why.is_for_somebody()).count(),
+            false => self.queue.len(),
         };
         // Nobody waits for what the profile wants as somebody does for what he asked for.
-        if wanted.why == Why::Asked
-            && let Some(active) = self.running.as_ref().filter(|active| active.wanted.why != Why::Asked)
+        if wanted.why.is_for_somebody()
+            && let Some(active) = self.running.as_ref().filter(|active| !active.wanted.why.is_for_somebody())
         {
             active.cancel.cancel();
         }
@@ -117,6 +142,7 @@ impl Owner {
     }
 
     fn cancel(&mut self, image: ImageId) -> bool {
+        self.unfinished.remove(&image);
         if let Some(active) = self.running.as_mut().filter(|active| active.wanted.image == image) {
             active.wanted.why = Why::Asked;
             active.cancel.cancel();
@@ -157,12 +183,17 @@ impl Owner {
                 Phase::Done
             }
             // It made room for what somebody asked for.
-            Err(Error::Cancelled) if active.wanted.why != Why::Asked => {
+            Err(Error::Cancelled) if !active.wanted.why.is_for_somebody() => {
                 active.progress.send_modify(|progress| progress.phase = Phase::Queued);
                 self.queue.push_back((active.wanted, active.progress));
                 return;
             }
+            // Not a failure: whoever wants it again may have it at once.
+            Err(error @ Error::Cancelled) => Phase::Failed(error.to_string()),
             Err(error) => {
+                if matches!(error, Error::Patience { .. }) {
+                    self.unfinished.insert(image);
+                }
                 let failure = self.failures.entry(image).or_default();
                 *failure = Failure { times: failure.times + 1, last: self.clock.now() };
                 let reason = chain(&error);
@@ -200,10 +231,21 @@ impl Owner {
         }
     }
 
-    /// Compares the mission's profile with what is here.
+    /// Takes up what was given up for want of somebody who has it, and compares the mission's profile with what is
+    /// here.
     async fn look(&mut self) {
+        if self.running.is_some() {
+            return;
+        }
+        let members = self.shared.peers.members();
+        let held = |image: &ImageId| members.values().any(|held| held.holds(*image));
+        if let Some(image) = self.unfinished.iter().copied().find(held) {
+            self.unfinished.remove(&image);
+            drop(self.enqueue(Wanted { image, from: None, why: Why::Resumed }));
+            return;
+        }
         let profile = &self.shared.config.profile;
-        if profile.replicate.is_empty() || self.running.is_some() {
+        if profile.replicate.is_empty() {
             return;
         }
         let store = self.shared.store.clone();
@@ -215,7 +257,6 @@ impl Owner {
             Err(error) => return tracing::error!(%error, "comparing images with the profile panicked"),
         };
         let fetching = self.queue.iter().map(|(wanted, _)| wanted.image).collect();
-        let members = self.shared.peers.members();
         let free_bytes = self.shared.store.free_bytes();
         let now = self.clock.now();
         let decided = policy::decide(now, profile, &own, &fetching, &members, free_bytes, &self.failures);
@@ -235,9 +276,13 @@ impl Owner {
             .chain(self.queue.iter().map(|(_, progress)| progress))
             .map(|one| one.borrow().clone())
             .collect();
-        self.shared.all.send_modify(|all| {
-            all.retain(|one| one.phase.is_end() && now.iter().all(|other| other.image != one.image));
-            all.extend(now);
+        self.shared.all.send_if_modified(|all| {
+            let mut shown = all.clone();
+            shown.retain(|one| one.phase.is_end() && now.iter().all(|other| other.image != one.image));
+            shown.extend(now);
+            let is_new = shown != *all;
+            *all = shown;
+            is_new
         });
     }
 

@@ -51,6 +51,14 @@ impl Throttle {
         Pressing(self.clone())
     }
 
+    /// Somebody was served just now: for bytes that go through, as in a tunnel.
+    pub fn touch(&self) {
+        let now = self.clock.now();
+        let mut state = self.lock();
+        state.courtesy.press();
+        state.courtesy.release(now);
+    }
+
     /// What may be taken of each link now (thousandths), and whether the limit over all leaves room to ask for more.
     pub(super) fn fetching(&self) -> (u32, bool) {
         let now = self.clock.now();

@@ -1,6 +1,7 @@
 //! The services on offer, read from the store at most once a second: an image that was just built is found without a
 //! restart, and a burst of requests reads the disk once.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,9 @@ use super::images::{Error, Images, Offer};
 /// How old a list may be. Guess.
 const MAX_AGE: Duration = Duration::from_secs(1);
 
+/// How old it may be where a service is missing. Guess: reading the disk ten times a second is no burden.
+const LEAST_AGE: Duration = Duration::from_millis(100);
+
 /// The services on offer.
 #[derive(Clone)]
 pub struct Catalogue {
@@ -20,9 +24,11 @@ pub struct Catalogue {
     list: Arc<Mutex<Option<List>>>,
 }
 
+#[derive(Clone)]
 struct List {
     read_at: Instant,
     offers: Arc<Vec<Offer>>,
+    guest_systems: Arc<BTreeSet<String>>,
 }
 
 impl Catalogue {
@@ -33,20 +39,40 @@ impl Catalogue {
 
     /// Every service on offer.
     pub async fn offers(&self) -> Result<Arc<Vec<Offer>>, Error> {
-        // Held while the store is read: others wait for that reading rather than start their own.
-        let mut list = self.list.lock().await;
-        if let Some(list) = list.as_ref().filter(|list| list.read_at.elapsed() < MAX_AGE) {
-            return Ok(list.offers.clone());
-        }
-        let images = self.images.clone();
-        let read = tokio::task::spawn_blocking(move || images.offers()).await;
-        let offers = Arc::new(read.map_err(|panic| -> Error { Arc::new(panic) })??);
-        *list = Some(List { read_at: Instant::now(), offers: offers.clone() });
-        Ok(offers)
+        Ok(self.read(MAX_AGE).await?.offers)
     }
 
-    /// One service.
+    /// Systems of all images, as `ID-VERSION_ID` of os-release.
+    pub async fn guest_systems(&self) -> Result<Arc<BTreeSet<String>>, Error> {
+        Ok(self.read(MAX_AGE).await?.guest_systems)
+    }
+
+    async fn read(&self, max_age: Duration) -> Result<List, Error> {
+        // Held while the store is read: others wait for that reading rather than start their own.
+        let mut list = self.list.lock().await;
+        if let Some(list) = list.as_ref().filter(|list| list.read_at.elapsed() < max_age) {
+            return Ok(list.clone());
+        }
+        let images = self.images.clone();
+        let read =
+            tokio::task::spawn_blocking(move || Ok::<_, Error>((images.offers()?, images.guest_systems()?)))
+                .await;
+        let (offers, guest_systems) = read.map_err(|panic| -> Error { Arc::new(panic) })??;
+        let new = List {
+            read_at: Instant::now(),
+            offers: Arc::new(offers),
+            guest_systems: Arc::new(guest_systems),
+        };
+        *list = Some(new.clone());
+        Ok(new)
+    }
+
+    /// One service. One that is missing is looked for again: it may have come since the list was read.
     pub async fn find(&self, service: &ServiceId) -> Result<Option<Offer>, Error> {
-        Ok(self.offers().await?.iter().find(|offer| offer.service.id == *service).cloned())
+        let found = |offers: &[Offer]| offers.iter().find(|offer| offer.service.id == *service).cloned();
+        match found(&self.offers().await?) {
+            None => Ok(found(&self.read(LEAST_AGE).await?.offers)),
+            offer => Ok(offer),
+        }
     }
 }

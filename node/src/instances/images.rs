@@ -1,6 +1,6 @@
 //! Where the driver gets images from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,6 +22,8 @@ pub struct Offer {
     pub version: String,
     /// One line for people.
     pub description: String,
+    /// System that it runs on, as `ID-VERSION_ID` of os-release.
+    pub guest_system: String,
     /// Why it cannot be started on this host, if so.
     pub unusable: Option<String>,
 }
@@ -30,6 +32,9 @@ pub struct Offer {
 pub trait Images: Send + Sync {
     /// Every service of which there is an image.
     fn offers(&self) -> Result<Vec<Offer>, Error>;
+
+    /// Systems of all images, base images included, as `ID-VERSION_ID` of os-release.
+    fn guest_systems(&self) -> Result<BTreeSet<String>, Error>;
 
     /// Makes sure that an image is intact and lays a writable disk over it in `directory`, which exists and is empty.
     ///
@@ -66,6 +71,7 @@ impl StoreImages {
             }),
             version: service.version.clone(),
             description: service.description.clone(),
+            guest_system: system(image),
             unusable: incompatible.map(|why| format!("the image {} cannot run here: {why}", image.label())),
         })
     }
@@ -95,6 +101,13 @@ impl Images for StoreImages {
         Ok(best.into_values().map(|(_, offer)| offer).collect())
     }
 
+    fn guest_systems(&self) -> Result<BTreeSet<String>, Error> {
+        let names = self.store.names().map_err(|error| Arc::new(error) as Error)?;
+        // One that cannot be read was said to be so when services were listed.
+        let images = names.into_values().filter_map(|id| self.store.get(id).ok());
+        Ok(images.map(|image| system(&image)).collect())
+    }
+
     fn prepare(&self, image: ImageId, vm: VmId, directory: &Path) -> Result<CloneSpec, Error> {
         let failed = |error: vm_images::store::Error| Arc::new(error) as Error;
         let image = self.store.ensure_intact(image).map_err(failed)?;
@@ -111,4 +124,8 @@ impl Images for StoreImages {
             console: directory.join("console.log"),
         })
     }
+}
+
+fn system(image: &Image) -> String {
+    format!("{}-{}", image.manifest.guest_os.id, image.manifest.guest_os.version)
 }

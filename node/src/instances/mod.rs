@@ -13,6 +13,7 @@
 //!                        └──► broadcast of changes
 //! ```
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -110,6 +111,7 @@ pub(crate) enum Ask {
     ForceStop(VmId, oneshot::Sender<Option<Instance>>),
     List(oneshot::Sender<Vec<Instance>>),
     Subscribe(oneshot::Sender<Subscription>),
+    Drain(bool, oneshot::Sender<()>),
     Load(oneshot::Sender<Load>),
     Shutdown(Keep, oneshot::Sender<()>),
 }
@@ -173,6 +175,11 @@ impl Instances {
         self.ask(Ask::Subscribe).await
     }
 
+    /// From now on nobody new is taken, or they are again.
+    pub async fn drain(&self, draining: bool) -> Result<(), Error> {
+        self.ask(|reply| Ask::Drain(draining, reply)).await
+    }
+
     /// How busy the cloudlet is.
     pub async fn load(&self) -> Result<Load, Error> {
         self.ask(Ask::Load).await
@@ -181,6 +188,11 @@ impl Instances {
     /// What can be started.
     pub async fn offers(&self) -> Result<Arc<Vec<Offer>>, Error> {
         self.catalogue.offers().await.map_err(Error::Catalogue)
+    }
+
+    /// Systems of the images that there are, as `ID-VERSION_ID` of os-release.
+    pub async fn guest_systems(&self) -> Result<Arc<BTreeSet<String>>, Error> {
+        self.catalogue.guest_systems().await.map_err(Error::Catalogue)
     }
 
     /// Starts nothing more and stops what is not to be kept; returns when that is done and the records are closed.

@@ -200,6 +200,10 @@ impl Owner {
                 let present = self.core.instances().cloned().collect();
                 let _ = reply.send(Subscription { present, changes: self.changes.subscribe() });
             }
+            Ask::Drain(draining, reply) => {
+                self.core.drain(draining);
+                let _ = reply.send(());
+            }
             Ask::Load(reply) => {
                 let _ = reply.send(self.load());
             }
@@ -240,12 +244,16 @@ impl Owner {
     fn load(&self) -> Load {
         let memory = self.tools.meter.memory();
         let running = self.core.instances().filter(|instance| instance.is_live()).count();
+        let starts =
+            |instance: &&Instance| matches!(instance.phase, Phase::Waking { .. } | Phase::Checking { .. });
+        let starting = self.core.instances().filter(starts).count();
         Load {
             cpu_used_millis: self.cpu_used_millis,
             cpu_total_millis: self.tools.meter.cpu_total_millis(),
             memory_free_bytes: self.core.free(memory.available_bytes).memory_bytes,
             memory_total_bytes: memory.total_bytes,
             instances: u32::try_from(running).unwrap_or(u32::MAX),
+            queue_length: u32::try_from(starting).unwrap_or(u32::MAX),
         }
     }
 

@@ -20,13 +20,14 @@ mod timers;
 pub struct Core {
     limits: Limits,
     closed: Option<Closed>,
+    draining: bool,
     instances: BTreeMap<VmId, Instance>,
 }
 
 impl Core {
     /// A cloudlet without instances.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, closed: None, instances: BTreeMap::new() }
+        Self { limits, closed: None, draining: false, instances: BTreeMap::new() }
     }
 
     /// Takes instances over from an earlier daemon; the phases say what is to be done with each.
@@ -68,6 +69,11 @@ impl Core {
         self.closed
     }
 
+    /// From now on nobody new is taken, or they are again. Whoever uses an instance goes on.
+    pub fn drain(&mut self, draining: bool) {
+        self.draining = draining;
+    }
+
     /// What is free on a host that has this much memory available.
     pub fn free(&self, memory_available_bytes: u64) -> Free {
         Free::beside(self.instances.values(), &self.limits, memory_available_bytes)
@@ -89,6 +95,9 @@ impl Core {
         }
         if let Some(closed) = self.closed {
             return Err(Refused::Closed(closed));
+        }
+        if self.draining {
+            return Err(Refused::Draining);
         }
         if let Some(vm) = self.joinable(&request) {
             if let Some(instance) = self.instances.get_mut(&vm) {

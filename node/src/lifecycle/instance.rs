@@ -192,6 +192,18 @@ impl Instance {
     }
 }
 
+/// Ready instances of a service that a client may join: shared ones with room for another user.
+pub fn joinable(service: &Service, instances: &[Instance]) -> u32 {
+    let fits = |instance: &&Instance| {
+        instance.service.id == service.id
+            && instance.service.image == service.image
+            && instance.sharing == Sharing::Shared
+            && matches!(instance.phase, Phase::Ready { .. })
+            && instance.has_room()
+    };
+    u32::try_from(instances.iter().filter(fits).count()).unwrap_or(u32::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

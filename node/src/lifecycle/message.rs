@@ -60,6 +60,9 @@ pub enum Refused {
         /// `instances.max` of the configuration.
         max: u32,
     },
+    /// It is being emptied.
+    #[error("this cloudlet is being emptied and takes nobody new; ask another one")]
+    Draining,
     /// Nothing is started any more.
     #[error("{0}")]
     Closed(Closed),

@@ -36,7 +36,7 @@ mod reconcile;
 
 pub use admission::{Claim, Free, Limits};
 pub use core::Core;
-pub use instance::{BadToken, Instance, Outcome, Phase, Service, StopStep, Token};
+pub use instance::{BadToken, Instance, Outcome, Phase, Service, StopStep, Token, joinable};
 pub use message::{Closed, Created, Effect, Input, Keep, Patience, Refused, Request, Seen, Started};
 pub use reconcile::{Adoptable, Plan, Reading, Saved, SavedPhase, reconcile};
 

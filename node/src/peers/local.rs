@@ -1,15 +1,16 @@
 //! What this cloudlet says of itself to other cloudlets.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use mesh::NodeId;
-use mesh::advert::{Advert, Capabilities, Gpu, Held, Load};
-use migration::hypervisor::Host;
+use mesh::advert::{Advert, Held, Load, Presence};
 
+use crate::exchange::Shelf;
 use crate::instances::{Instances, Offer};
-use crate::lifecycle::{Instance, Phase};
+use crate::lifecycle::{Instance, joinable};
 use crate::reach;
+use crate::standing::Standing;
 
 /// Where the facts come from.
 pub struct Local {
@@ -17,8 +18,9 @@ pub struct Local {
     name: String,
     mission: String,
     listen: SocketAddr,
-    host: Host,
+    standing: Standing,
     instances: Instances,
+    shelf: Shelf,
 }
 
 impl Local {
@@ -28,15 +30,17 @@ impl Local {
         name: String,
         mission: String,
         listen: SocketAddr,
-        host: Host,
+        standing: Standing,
         instances: Instances,
+        shelf: Shelf,
     ) -> Self {
-        Self { node, name, mission, listen, host, instances }
+        Self { node, name, mission, listen, standing, instances, shelf }
     }
 
     /// Before anything was looked at.
     pub(super) fn empty(&self) -> Advert {
-        let mut advert = Advert::new(self.node, self.name.clone(), capabilities(&self.host));
+        let capabilities = self.standing.capabilities(BTreeSet::new());
+        let mut advert = Advert::new(self.node, self.name.clone(), capabilities);
         advert.mission.clone_from(&self.mission);
         advert.api = reached_at(self.listen, &addresses()).iter().map(|at| format!("https://{at}")).collect();
         advert
@@ -47,50 +51,37 @@ impl Local {
         let load = self.instances.load().await.ok()?;
         let offers = self.instances.offers().await.ok()?;
         let instances = self.instances.list().await.ok()?;
+        let systems = self.instances.guest_systems().await.ok()?;
         let mut advert = self.empty();
+        advert.capabilities = self.standing.capabilities((*systems).clone());
+        (advert.position, advert.motion) = self.standing.place();
+        advert.power = self.standing.power();
+        advert.presence = if self.standing.is_draining() { Presence::Draining } else { Presence::Serving };
         advert.load = Load {
             cpu_used_millis: load.cpu_used_millis,
             cpu_total_millis: load.cpu_total_millis,
             memory_free_bytes: load.memory_free_bytes,
             memory_total_bytes: load.memory_total_bytes,
             instances: load.instances,
-            queue_length: 0,
+            queue_length: load.queue_length,
         };
         let usable = || offers.iter().filter(|offer| offer.unusable.is_none());
-        advert.images = usable().map(|offer| (offer.service.id.clone(), offer.service.image)).collect();
-        advert.services = usable().map(|offer| (offer.service.id.clone(), held(offer, &instances))).collect();
+        let shelf = self.shelf.holdings().await?;
+        // What is used here goes before what is only kept for others.
+        (advert.images, advert.base_images) = (shelf.images.clone(), shelf.base_images.clone());
+        advert.images.extend(usable().map(|offer| (offer.service.id.clone(), offer.service.image)));
+        let held = |offer: &Offer| (offer.service.id.clone(), held(offer, &instances, &self.standing));
+        advert.services = usable().map(held).collect();
         Some(advert)
     }
 }
 
-fn capabilities(host: &Host) -> Capabilities {
-    Capabilities {
-        accelerator: host.accelerator,
-        gpu: Gpu::None,
-        architecture: std::env::consts::ARCH.to_owned(),
-        // Every release runs its images on the models and machines that they name; the whole lists of a host have
-        // hundreds of entries, and nobody chooses by them yet.
-        cpu_models: Default::default(),
-        machines: Default::default(),
-        guest_systems: Default::default(),
-        guest_speed_permille: None,
-    }
-}
-
-/// How ready this cloudlet is to serve: instances with room, and how long a further one took lately.
-fn held(offer: &Offer, instances: &[Instance]) -> Held {
+/// How ready this cloudlet is to serve: instances with room, and how long a further one takes.
+fn held(offer: &Offer, instances: &[Instance], standing: &Standing) -> Held {
     let service = &offer.service;
-    let of_it = || instances.iter().filter(|instance| instance.service.id == service.id);
-    let with_room = of_it().filter(|instance| {
-        matches!(instance.phase, Phase::Ready { .. })
-            && u32::try_from(instance.users.len()).is_ok_and(|users| users < service.max_users)
-    });
-    let lately = of_it().max_by_key(|instance| instance.requested_unix_ms);
-    let lately = lately.and_then(|instance| instance.ready_after_ms);
     Held {
-        ready_instances: u32::try_from(with_room.count()).unwrap_or(u32::MAX),
-        // In steps of a tenth of a second, so that its noise is no news.
-        ready_time: lately.map(|ms| Duration::from_millis(ms.div_ceil(100) * 100)),
+        ready_instances: joinable(service, instances),
+        ready_time: standing.ready_time(&service.id, service.image, instances),
     }
 }
 

@@ -1,21 +1,27 @@
 //! What the mesh knows, in the API's words.
 
 use handheld::api;
+use mesh::NodeId;
+use mesh::advert::{Held, Presence};
 use mesh::membership::{Member, Reach};
 
 use super::Peers;
+use crate::standing;
 
 impl Peers {
     /// Everybody who is known, this cloudlet first.
     pub fn view(&self) -> Vec<api::Peer> {
         let members = self.members();
-        let mut peers: Vec<api::Peer> = members.values().map(view).collect();
+        let own = members.get(&self.node()).map(|own| own.advert.clone());
+        let rate = |node: &NodeId| own.as_ref()?.links.get(node)?.rate_bytes_per_s;
+        let mut peers: Vec<api::Peer> =
+            members.iter().map(|(node, member)| view(member, rate(node))).collect();
         peers.sort_by_key(|peer| peer.reach != api::PeerReach::Own);
         peers
     }
 }
 
-fn view(member: &Member) -> api::Peer {
+fn view(member: &Member, rate_bytes_per_s: Option<u64>) -> api::Peer {
     let advert = &member.advert;
     let (reach, hops, rtt) = match member.reach {
         Reach::Own => (api::PeerReach::Own, 0, None),
@@ -37,7 +43,24 @@ fn view(member: &Member) -> api::Peer {
             memory_free_bytes: advert.load.memory_free_bytes,
             memory_total_bytes: advert.load.memory_total_bytes,
             instances: advert.load.instances,
+            queue_length: advert.load.queue_length,
         },
         services: advert.services.keys().cloned().collect(),
+        held: advert.services.iter().map(|(id, held)| (id.clone(), held_service(held))).collect(),
+        rate_bytes_per_s,
+        standing: standing::view(
+            advert.presence != Presence::Serving,
+            advert.position,
+            advert.motion,
+            advert.power,
+            &advert.capabilities,
+        ),
+    }
+}
+
+fn held_service(held: &Held) -> api::HeldService {
+    api::HeldService {
+        joinable_instances: held.ready_instances,
+        ready_ms: held.ready_time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
     }
 }

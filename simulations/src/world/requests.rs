@@ -104,8 +104,10 @@ impl<'a> World<'a> {
             let cost = host.cost(service, self.scenario.workload.cached_vm);
             let told = Candidate::from_advert(host.advert(now), &need, link);
             numbers.insert(told.node, *node);
-            // The handheld knows how long its own payload takes, so it expects more precisely than the cloudlet can.
-            let ready_time = cost.map(|cost| self.ready_after(&cost));
+            // The handheld knows how long its own payload takes, so it expects more precisely than the cloudlet can. Round
+            // trips are not in it: the selection counts them itself. It counts a payload only beside a base system, which
+            // these adverts never name.
+            let ready_time = cost.map(|cost| self.payload_and_work(&cost));
             candidates.push(Candidate { ready_time, ..told });
         }
         let choice = selection::choose(&need, &candidates, &Weighted::default(), None);
@@ -113,10 +115,14 @@ impl<'a> World<'a> {
         able.filter_map(|one| numbers.get(&one.node).copied()).collect()
     }
 
+    /// Time that sending the payload and the cloudlet's work take, without latency.
+    fn payload_and_work(&self, cost: &Cost) -> Duration {
+        transfer(cost.payload_bytes, self.scenario.link.rate_bytes_per_s).saturating_add(cost.work)
+    }
+
     /// Time from asking to being ready: there with request and payload, the work, back with the answer.
     fn ready_after(&self, cost: &Cost) -> Duration {
-        let payload = transfer(cost.payload_bytes, self.scenario.link.rate_bytes_per_s);
-        (self.latency() * 2).saturating_add(payload).saturating_add(cost.work)
+        (self.latency() * 2).saturating_add(self.payload_and_work(cost))
     }
 
     /// Starts an instance if `cloudlet` admits it.

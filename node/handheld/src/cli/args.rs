@@ -68,6 +68,26 @@ pub enum Command {
     },
     /// Show this handheld's mission and what it may do there.
     Mission,
+    /// Say where this handheld is, so that it can tell how long contacts will last; without numbers, show it.
+    ///
+    /// With --heading and --speed the place holds for a minute: a reader of satellite navigation says it again and again.
+    Position {
+        /// Degrees north.
+        #[arg(requires = "longitude", allow_negative_numbers = true)]
+        latitude: Option<f64>,
+        /// Degrees east.
+        #[arg(allow_negative_numbers = true)]
+        longitude: Option<f64>,
+        /// Direction of movement, degrees clockwise from north.
+        #[arg(long, value_name = "DEGREES", requires_all = ["speed", "latitude"])]
+        heading: Option<f32>,
+        /// Speed over ground, metres per second.
+        #[arg(long, value_name = "M/S", requires_all = ["heading", "latitude"])]
+        speed: Option<f32>,
+        /// Forget where it is.
+        #[arg(long, conflicts_with = "latitude")]
+        forget: bool,
+    },
     /// List the cloudlets that answer: name, address, load, services.
     Discover {
         /// Listen for this long and list everyone (2s, 500ms). Without it: until shortly after the first answer.

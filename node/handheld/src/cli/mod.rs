@@ -1,6 +1,6 @@
 //! The command line.
 
-use handheld::{Access, Client, Options, Reachable, Search, find};
+use handheld::{Access, Client, Here, Memory, Options, Reachable, Search, find};
 use mesh::dnssd::Interfaces;
 use mesh::selection::Task;
 
@@ -11,6 +11,7 @@ pub mod list;
 pub mod output;
 pub mod pair;
 pub mod policy;
+pub mod position;
 pub mod run;
 pub mod select;
 
@@ -20,6 +21,10 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.command {
         Command::Pair { place, code, name } => pair::pair(global, place, code, name).await,
         Command::Mission => pair::show(global),
+        Command::Position { latitude, longitude, heading, speed, forget } => {
+            let words = position::Words { at: latitude.zip(longitude), motion: heading.zip(speed), forget };
+            position::position(global, &words)
+        }
         Command::Discover { whole } => list::discover(global, whole).await,
         Command::Services => list::services(global).await,
         Command::Select(select) => select::select(global, &select).await,
@@ -72,6 +77,17 @@ async fn hear(global: &Global, access: &Access, client: &Client) {
     }
 }
 
+/// What this handheld remembers; nothing for a user without a home.
+fn memory(global: &Global) -> Option<Memory> {
+    pair::home(global).ok().map(|home| Memory::of(&home))
+}
+
+/// Where this handheld is, if it was told.
+fn here(global: &Global, rules: &policy::Rules) -> Option<Here> {
+    let place = memory(global)?.place(handheld::unix_now())?;
+    Some(Here { place, range_m: rules.range_m })
+}
+
 /// Options for a session.
 fn options(
     global: &Global,
@@ -90,7 +106,11 @@ fn options(
     if let Some(token) = &start.token {
         options.client_token = token.clone();
     }
-    options.policy = start.selection.policy()?;
+    let rules = start.selection.rules()?;
+    options.here = here(global, &rules);
+    options.current =
+        memory(global).and_then(|memory| memory.current(&options.service, handheld::unix_now()));
+    options.policy = rules.policy;
     options.task = start.selection.task(usual);
     options.deadline = start.selection.deadline;
     Ok(options)

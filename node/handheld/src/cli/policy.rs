@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use handheld::Here;
 use mesh::selection::{Policy, Settings, Task};
 use serde::Deserialize;
 
@@ -16,7 +17,7 @@ const MAX_FILE_BYTES: u64 = 64 * 1024;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Selection")]
 pub struct SelectionOptions {
-    /// Configuration file (TOML) with a part [selection] [default: handheld.toml in ~/.config if it is there].
+    /// Configuration file (TOML) with parts [selection] and [radio] [default: handheld.toml in ~/.config if it is there].
     #[arg(long, value_name = "FILE", env = "HANDHELD_CONFIG")]
     pub config: Option<PathBuf>,
     /// Choose by this: the name of a measure (completion, rtt, cpu_free, …) or an expression over cloudlet.*, service.*,
@@ -46,15 +47,43 @@ pub struct SelectionOptions {
 struct File {
     #[serde(default)]
     selection: Settings,
+    #[serde(default)]
+    radio: Radio,
+}
+
+/// The part `[radio]`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Radio {
+    /// How far the radio reaches, metres, 1 to 1,000,000.
+    range_m: f64,
+}
+
+impl Default for Radio {
+    fn default() -> Self {
+        Self { range_m: Here::USUAL_RANGE_M }
+    }
+}
+
+/// What a choice goes by.
+pub struct Rules {
+    /// The rules.
+    pub policy: Policy,
+    /// How far the radio reaches, metres.
+    pub range_m: f64,
 }
 
 impl SelectionOptions {
     /// The rules: those of the file, with what the command line says instead.
-    pub fn policy(&self) -> anyhow::Result<Policy> {
-        let mut settings = match self.file() {
-            None => Settings::default(),
-            Some(file) => read(&file)?.selection,
+    pub fn rules(&self) -> anyhow::Result<Rules> {
+        let File { selection: mut settings, radio: Radio { range_m } } = match self.file() {
+            None => File::default(),
+            Some(file) => read(&file)?,
         };
+        anyhow::ensure!(
+            (1.0..=1_000_000.0).contains(&range_m),
+            "radio.range_m is {range_m}; give metres from 1 to 1000000"
+        );
         if let Some(utility) = &self.utility {
             settings.utility = Some(utility.clone());
             settings.weights = None;
@@ -62,7 +91,7 @@ impl SelectionOptions {
         if let Some(require) = &self.require {
             settings.require = Some(require.clone());
         }
-        Ok(Policy::new(&settings)?)
+        Ok(Rules { policy: Policy::new(&settings)?, range_m })
     }
 
     /// `usual` with what the command line says instead.

@@ -102,6 +102,13 @@ async fn open(global: &Global, options: &Options, spinner: &Spinner) -> anyhow::
     }
     let session = ready?;
     super::hear(global, &options.search.access, &session.cloudlet().client).await;
+    let node = session.cloudlet().node;
+    // That the next choice knows nothing of this one is no reason to fail.
+    if let Some(memory) = super::memory(global)
+        && let Err(error) = memory.note(&options.service, node, handheld::unix_now())
+    {
+        tracing::warn!(error = &error as &dyn std::error::Error, "who served is not remembered");
+    }
     Ok(session)
 }
 

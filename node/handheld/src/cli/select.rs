@@ -1,5 +1,6 @@
 //! `select`: which cloudlet would serve best, and why; live or from a recorded survey.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,7 @@ use vm_images::ServiceId;
 use super::args::Global;
 use super::output::{self, Spinner};
 use super::policy::SelectionOptions;
-use super::{cloudlets, search};
+use super::{access, cloudlets, here, memory, search};
 
 /// What `select` is told.
 #[derive(Debug, Args)]
@@ -60,6 +61,8 @@ struct Explained<'a> {
     reasons: Vec<String>,
     terms: Vec<ExplainedTerm<'a>>,
     completion: Option<ExplainedCompletion>,
+    /// What was known of it.
+    known: BTreeMap<&'static str, &'a str>,
 }
 
 #[derive(Serialize)]
@@ -90,7 +93,8 @@ struct ExplainedPart {
 /// Says which cloudlet would serve best, and on request why.
 pub async fn select(global: &Global, select: &Select) -> anyhow::Result<()> {
     // Everything that can be wrong with the rules is found before a cloudlet is asked.
-    let policy = select.selection.policy()?;
+    let rules = select.selection.rules()?;
+    let policy = &rules.policy;
     if let Some(file) = &select.from {
         let survey = read(file)?;
         let (need, candidates, current) =
@@ -109,13 +113,16 @@ pub async fn select(global: &Global, select: &Select) -> anyhow::Result<()> {
         sharing: if select.private { Sharing::Private } else { Sharing::Shared },
         task: select.selection.task(Task::default()),
         deadline: select.selection.deadline,
+        here: here(global, &rules),
+        current: memory(global).and_then(|memory| memory.current(service, handheld::unix_now())),
+        permitted: Some(access(global)?.may_use_services()),
         ..Wanted::of(service.clone())
     };
     if let Some(file) = &select.record {
         let text = serde_json::to_string_pretty(&selection::record(&wanted, &surveyed))?;
         std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
     }
-    let choice = selection::choose(&wanted, &surveyed, &policy);
+    let choice = selection::choose(&wanted, &surveyed, policy);
     let chosen = surveyed.iter().map(|one| &one.reachable).find(|one| Some(one.node) == choice.chosen);
     answer(global, select, service, &choice, chosen.map(|one| one.client.url()))
 }
@@ -187,6 +194,7 @@ fn explained(one: &Considered) -> Explained<'_> {
             })
             .collect(),
         completion: one.completion.as_ref().map(completion),
+        known: one.facts.iter().map(|(name, figure)| (*name, figure.as_str())).collect(),
     }
 }
 

@@ -13,7 +13,9 @@ use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, body::Bytes};
-use handheld::api::{self, Cloudlet, Code, Event, Instance, Load, Missing, Problem, Service, Sharing, Start};
+use handheld::api::{
+    self, Cloudlet, Code, Event, Instance, Load, Missing, Problem, Service, Sharing, Standing, Start,
+};
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
@@ -81,8 +83,18 @@ pub struct Stub {
     server: tokio::task::JoinHandle<()>,
 }
 
+/// What it says of itself; may change at any time.
+#[derive(Debug, Clone, Default)]
+pub struct Said {
+    pub cpu_used_millis: u32,
+    pub ready_ms: Option<u64>,
+    pub joinable: Option<u32>,
+    pub standing: Standing,
+}
+
 pub struct Shared {
     behaviour: Behaviour,
+    pub said: Mutex<Said>,
     speech: SocketAddr,
     instances: Mutex<BTreeMap<Uuid, Held>>,
     changes: broadcast::Sender<Event>,
@@ -107,6 +119,7 @@ impl Stub {
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             behaviour,
+            said: Mutex::default(),
             speech: address,
             instances: Mutex::default(),
             changes: broadcast::Sender::new(64),
@@ -147,6 +160,7 @@ type App = State<Arc<Shared>>;
 
 async fn cloudlet(State(shared): App) -> Json<Cloudlet> {
     let instances = u32::try_from(shared.instances.lock().unwrap().len()).unwrap();
+    let said = shared.said.lock().unwrap().clone();
     Json(Cloudlet {
         api_version: api::VERSION,
         node_id: mesh::NodeId::from_bytes([shared.behaviour.id; 16]).to_string(),
@@ -154,26 +168,32 @@ async fn cloudlet(State(shared): App) -> Json<Cloudlet> {
         software: "0.0.0-stub".to_owned(),
         accelerator: "tcg".to_owned(),
         load: Load {
-            cpu_used_millis: 0,
+            cpu_used_millis: said.cpu_used_millis,
             cpu_total_millis: 2000,
             memory_free_bytes: 1 << 30,
             memory_total_bytes: 2 << 30,
             instances,
+            queue_length: 0,
         },
         services: shared.behaviour.services.iter().map(|id| id.parse().unwrap()).collect(),
+        standing: said.standing,
     })
 }
 
 fn described(shared: &Shared, id: &str) -> Service {
+    let said = shared.said.lock().unwrap().clone();
     Service {
         id: id.parse().unwrap(),
         version: "1".to_owned(),
         description: format!("stand-in for {id}"),
         image: "00".repeat(32),
+        guest_system: Some("debian-12".to_owned()),
         needs_memory_bytes: 256 << 20,
         needs_cpu_millis: 1000,
         max_users: 4,
         ready_instances: u32::try_from(shared.instances.lock().unwrap().len()).unwrap(),
+        joinable_instances: said.joinable,
+        ready_ms: said.ready_ms,
     }
 }
 
@@ -198,6 +218,9 @@ async fn start(State(shared): App, Json(start): Json<Start>) -> Response {
             "too busy",
             Some(missing),
         );
+    }
+    if !shared.behaviour.services.iter().any(|service| service == start.service.as_str()) {
+        return problem(StatusCode::NOT_FOUND, Code::UnknownService, "no such service", None);
     }
     let mut instances = shared.instances.lock().unwrap();
     if let Some(held) = instances.values().find(|held| held.tokens.contains(&start.client_token)) {
@@ -342,7 +365,7 @@ async fn recognize(State(shared): App, wav: Bytes) -> Response {
 }
 
 fn problem(status: StatusCode, code: Code, message: &str, missing: Option<Missing>) -> Response {
-    (status, Json(Problem { code, message: message.to_owned(), missing })).into_response()
+    (status, Json(Problem { code, message: message.to_owned(), missing, fetching: None })).into_response()
 }
 
 /// A recording of silence in the right form.

@@ -14,6 +14,8 @@ use simulations::lab::Lab;
 use super::mission::output;
 use super::{ASK_EVERY, now, program};
 
+/// Where cloudlets listen unless told otherwise.
+const API_PORT: u16 = 8477;
 /// How many lines of each log are shown when something failed.
 const SHOWN_LINES: usize = 8;
 
@@ -21,6 +23,7 @@ const SHOWN_LINES: usize = 8;
 pub struct Cloudlet {
     name: String,
     child: Child,
+    api: String,
     /// Command line that asks it.
     ask: Box<dyn Fn() -> Command>,
 }
@@ -38,8 +41,9 @@ impl Cloudlet {
         let host = lab.host(name)?;
         let log = File::options().create(true).append(true).open(directory.join(format!("{name}.log")))?;
         let state = directory.join(name);
+        std::fs::create_dir_all(&images)?;
         let mut command = host.command(program("cloudlet")?);
-        command.arg("--state-dir").arg(&state).arg("--image-store").arg(images);
+        command.arg("--state-dir").arg(&state).arg("--image-store").arg(&images);
         // The lab shows the mesh, not the probe of the processor, of which five at a time would be in each other's way.
         command.args(["--set", "hypervisor.accelerator=tcg", "up", "--name", name]);
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
@@ -50,14 +54,22 @@ impl Cloudlet {
                 .arg(format!("--net={}", namespace.display()))
                 .arg(&program)
                 .arg("--state-dir")
-                .arg(&state);
+                .arg(&state)
+                .arg("--image-store")
+                .arg(&images);
             command
         };
-        Ok(Self { name: name.to_owned(), child, ask: Box::new(ask) })
+        let api = format!("https://{}:{API_PORT}", host.address());
+        Ok(Self { name: name.to_owned(), child, api, ask: Box::new(ask) })
     }
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// URL of its API.
+    pub fn api(&self) -> &str {
+        &self.api
     }
 
     /// Runs a command of the operator at this cloudlet.

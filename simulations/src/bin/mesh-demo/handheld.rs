@@ -17,6 +17,22 @@ const RECORDING: &str = "/usr/share/pocketsphinx/test/data/cards/001.wav";
 /// What pocketsphinx hears in it, outside any VM too.
 const WORDS: &str = "i've been up close";
 
+/// A recording that was recognised.
+#[derive(Debug)]
+pub struct Heard {
+    /// Name of the cloudlet whose Service VM did it.
+    pub by: String,
+    /// Name of the cloudlet in between.
+    pub via: Option<String>,
+}
+
+impl std::fmt::Display for Heard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "'{WORDS}', recognised by {}", self.by)?;
+        self.via.as_ref().map_or(Ok(()), |via| write!(f, " by way of {via}"))
+    }
+}
+
 /// A paired handheld.
 pub struct Handheld {
     name: String,
@@ -47,6 +63,10 @@ impl Handheld {
         Ok(Self { name: name.to_owned(), serial, command: Box::new(command) })
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Serial of its certificate.
     pub fn serial(&self) -> &str {
         &self.serial
@@ -58,15 +78,40 @@ impl Handheld {
     }
 
     /// Has a recording recognised by whichever cloudlet it chooses; says which that was.
-    pub fn recognise(&self) -> anyhow::Result<String> {
-        let text = output((self.command)().args(["run", "speech", RECORDING, "--json"]))?;
+    pub fn recognise(&self) -> anyhow::Result<Heard> {
+        self.recognise_with(&[])
+    }
+
+    /// Has it recognised by this cloudlet.
+    pub fn recognise_at(&self, url: &str) -> anyhow::Result<Heard> {
+        self.recognise_with(&["--cloudlet", url])
+    }
+
+    fn recognise_with(&self, flags: &[&str]) -> anyhow::Result<Heard> {
+        let text = output((self.command)().args(flags).args([
+            "run",
+            "speech",
+            RECORDING,
+            "--ready-within",
+            "3m",
+            "--json",
+        ]))?;
         let result: Value = serde_json::from_str(&text)?;
         let words = result["results"][0]["text"].as_str().with_context(|| format!("no words in {result}"))?;
         if words != WORDS {
             bail!("it heard '{words}' instead of '{WORDS}'");
         }
-        let by = result["cloudlet"].as_str().unwrap_or("?");
-        Ok(format!("'{words}', recognised by {by}"))
+        let text = |name: &str| result[name].as_str().map(str::to_owned);
+        Ok(Heard { by: text("cloudlet").context("a cloudlet's name")?, via: text("via") })
+    }
+
+    /// The cloudlets that answer it themselves, by name.
+    pub fn sees(&self) -> anyhow::Result<Vec<String>> {
+        let text = output((self.command)().args(["discover", "--for", "2s", "--json"]))?;
+        let found: Value = serde_json::from_str(&text)?;
+        let found = found["cloudlets"].as_array().with_context(|| format!("no list in {found}"))?;
+        let direct = found.iter().filter(|one| one["via"].is_null());
+        Ok(direct.filter_map(|one| Some(one["name"].as_str()?.to_owned())).collect())
     }
 
     /// Waits until no cloudlet lets it in any more.

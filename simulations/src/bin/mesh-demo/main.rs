@@ -10,6 +10,7 @@ use anyhow::{Context, bail, ensure};
 use simulations::lab::{Lab, Topology};
 
 mod cloudlet;
+mod fetched;
 mod handheld;
 mod mission;
 mod report;
@@ -67,7 +68,7 @@ fn show(lab: &Lab, directory: &Path, report: &mut Report) -> anyhow::Result<()> 
         report.step("five cloudlets start, find each other by multicast, prove themselves", || {
             let started: Vec<Cloudlet> = CLOUDLETS
                 .iter()
-                .map(|name| Cloudlet::start(lab, directory, name, image_store()?))
+                .map(|name| Cloudlet::start(lab, directory, name, image_store(directory, name)?))
                 .collect::<anyhow::Result<_>>()?;
             for cloudlet in &started {
                 cloudlet.wait_until(|seen| seen.there == CLOUDLETS.len(), LIMIT)?;
@@ -84,7 +85,8 @@ fn show(lab: &Lab, directory: &Path, report: &mut Report) -> anyhow::Result<()> 
         report.step("a handheld chooses a cloudlet for 'speech', with reasons", || medic.explain())?;
     Report::say(&choice);
     let words = report.step("it uses the service, over TLS", || medic.recognise())?;
-    Report::say(&words);
+    Report::say(&words.to_string());
+    fetched::show(lab, report, &cloudlets, scout)?;
 
     report.step("one cloudlet leaves; everybody knows", || {
         let leaving = cloudlets.pop().context("five cloudlets")?;
@@ -97,7 +99,8 @@ fn show(lab: &Lab, directory: &Path, report: &mut Report) -> anyhow::Result<()> 
         all(&cloudlets, |seen| seen.there == 3)
     })?;
     let back = report.step("both come back", || {
-        let back = ["tent", "drone"].map(|name| Cloudlet::start(lab, directory, name, image_store()?));
+        let back = ["tent", "drone"]
+            .map(|name| Cloudlet::start(lab, directory, name, image_store(directory, name)?));
         for one in back {
             cloudlets.push(one?);
         }
@@ -116,7 +119,7 @@ fn show(lab: &Lab, directory: &Path, report: &mut Report) -> anyhow::Result<()> 
     report.step("each side goes on: a handheld on the smaller one is served", || {
         let words = medic.recognise()?;
         ensure!(
-            words.contains("truck-1") || words.contains("truck-2"),
+            ["truck-1", "truck-2"].contains(&words.by.as_str()),
             "it was served by somebody else: {words}"
         );
         Ok(())
@@ -144,8 +147,12 @@ fn all(cloudlets: &[Cloudlet], good: impl Fn(&cloudlet::Seen) -> bool) -> anyhow
     cloudlets.iter().try_for_each(|cloudlet| cloudlet.wait_until(&good, LIMIT))
 }
 
-/// The store with the images, as the commands of `cloudlet` find it.
-fn image_store() -> anyhow::Result<PathBuf> {
+/// The images of a cloudlet: those that were built, as the commands of `cloudlet` find them; [`fetched::EMPTY`] has none
+/// to begin with, in a store of its own.
+fn image_store(directory: &Path, cloudlet: &str) -> anyhow::Result<PathBuf> {
+    if cloudlet == fetched::EMPTY {
+        return Ok(directory.join("images"));
+    }
     let named = std::env::var_os("CLOUDLET_NODE__IMAGE_STORE")
         .context("say where the images are: run 'make mesh-demo'")?;
     Ok(named.into())
