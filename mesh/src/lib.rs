@@ -2,6 +2,7 @@
 //!
 //! * [`NodeId`]: the name of a cloudlet.
 //! * [`advert`]: what a cloudlet says of itself; [`wire`]: how that travels between cloudlets.
+//! * [`crowd`]: how many connections strangers may have before they prove themselves. Pure.
 //! * [`exchange`]: fetching images from one another: what to ask whom for, frames, pace, what to replicate. Pure.
 //! * [`membership`]: who is in the mesh, and how that spreads. Pure. `swarm` (feature `swarm`) drives it with libp2p.
 //! * [`selection`]: which of several cloudlets serves a need best, and why the others do not. Pure, so the
@@ -15,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod advert;
+pub mod crowd;
 pub mod dnssd;
 pub mod exchange;
 pub mod membership;

@@ -64,6 +64,26 @@ fn a_crashed_neighbour_is_known_within_ten_seconds() {
 }
 
 #[test]
+fn a_crash_right_after_a_departure_is_known_as_soon() {
+    for seed in 0..40 {
+        let mut world = World::quiet(seed, 5);
+        world.run_for(Duration::from_secs(20) + Duration::from_millis(137 * seed));
+        world.assert_agreement();
+        world.leave(4);
+        // Links are being made anew when the second one goes.
+        world.run_for(Duration::from_millis(50 * (seed % 40)));
+        world.crash(3);
+        let started = world.now;
+        while (0..3).any(|node| world.there(node) != 3) {
+            world.run_for(Duration::from_millis(100));
+            let passed = world.now - started;
+            let there: Vec<usize> = (0..3).map(|node| world.there(node)).collect();
+            assert!(passed <= Duration::from_secs(10), "after {passed:?} they count {there:?}; SEED={seed}");
+        }
+    }
+}
+
+#[test]
 fn a_split_of_ten_minutes_is_healed_within_five_seconds() {
     for seed in 0..10 {
         let mut world = World::quiet(seed, 10);
@@ -75,6 +95,8 @@ fn a_split_of_ten_minutes_is_healed_within_five_seconds() {
         world.change(8);
         world.heal();
         world.run_for(Duration::from_secs(5));
+        world.assert_one_mesh();
+        world.run_for(Duration::from_secs(15));
         world.assert_agreement();
     }
 }
@@ -85,9 +107,9 @@ fn a_quiet_mesh_says_nothing_but_beats() {
         let mut world = World::quiet(1, nodes);
         world.run_for(Duration::from_secs(60));
         world.assert_agreement();
-        let (frames, links) = (world.frames, world.link_count());
+        let (frames, links) = (world.count.frames(), world.link_count());
         world.run_for(Duration::from_secs(60));
-        let per_link = (world.frames - frames) as f64 / links as f64;
+        let per_link = (world.count.frames() - frames) as f64 / links as f64;
         // One beat per link every 4 s, and nothing else.
         assert!(per_link <= 15.5, "{nodes} nodes: {per_link} frames per link in 60 s");
         let mean = 2.0 * links as f64 / nodes as f64;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use libp2p::futures::StreamExt;
 use libp2p::swarm::SwarmEvent;
 use mesh::membership::{Event, Reach};
-use mesh::swarm::{Multiaddr, PeerId};
+use mesh::swarm::PeerId;
 use swarm_support::{Mission, Net, Peer, is_there, wait_until};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -74,6 +74,21 @@ async fn a_killed_neighbour_is_noticed_within_ten_seconds_and_comes_back_as_itse
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_was_slow_to_prove_itself_is_let_in_when_it_does() {
+    let mission = Mission::new();
+    let one = mission.start(Net::Quic, &[]).await;
+    let home = mission.enroll();
+    let mut silent = swarm_support::Silent::new(&home);
+    tokio::time::timeout(SOON, silent.stay_until_cut(one.address().parse().unwrap())).await.unwrap();
+    drop(silent);
+    assert_eq!(one.there(), 1);
+    let started = Instant::now();
+    let two = mission.start_as(&home, Net::Quic, &[one.address()]).await;
+    converged(&[&one, &two]).await;
+    assert!(started.elapsed() < Duration::from_secs(10), "kept out for {:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_mission_and_strangers_get_nothing() {
     let (ours, theirs) = (Mission::new(), Mission::new());
     let one = ours.start(Net::Quic, &[]).await;
@@ -95,57 +110,6 @@ async fn another_mission_and_strangers_get_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_strangers_do_not_keep_members_out() {
-    let mission = Mission::new();
-    let one = mission.start(Net::Quic, &[]).await;
-    let address: Multiaddr = one.address().parse().unwrap();
-    let strangers = tokio::spawn(async move {
-        let mut gone = 0_usize;
-        let mut running = tokio::task::JoinSet::new();
-        for _ in 0..1000 {
-            let address = address.clone();
-            running.spawn(async move {
-                let mut stranger = swarm_support::Stranger::new();
-                stranger.dial(address);
-                let end = async {
-                    loop {
-                        match stranger.swarm.select_next_some().await {
-                            SwarmEvent::ConnectionClosed { .. }
-                            | SwarmEvent::OutgoingConnectionError { .. } => break,
-                            _ => {}
-                        }
-                    }
-                };
-                tokio::time::timeout(Duration::from_secs(20), end).await.is_ok()
-            });
-            while running.len() >= 200 {
-                gone += usize::from(running.join_next().await.unwrap().unwrap());
-            }
-        }
-        while let Some(ended) = running.join_next().await {
-            gone += usize::from(ended.unwrap());
-        }
-        gone
-    });
-    let two = mission.start(Net::Quic, &[one.address()]).await;
-    let three = mission.start(Net::Quic, &[one.address()]).await;
-    wait_until(Duration::from_secs(120), "members get in", || {
-        one.there() == 3 && two.there() == 3 && three.there() == 3
-    })
-    .await;
-    assert!(!strangers.is_finished(), "the members came after the strangers; nothing was shown");
-    two.rename("heard").await;
-    let node = two.node();
-    wait_until(Duration::from_secs(30), "a change is served", || {
-        one.name_of(node).as_deref() == Some("heard")
-    })
-    .await;
-    let gone = strangers.await.unwrap();
-    assert!(gone >= 950, "only {gone} of 1000 strangers were sent away");
-    assert_eq!(one.there(), 3);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_flooding_member_is_cut_and_the_rest_go_on() {
     let mission = Mission::new();
     let one = mission.start(Net::Quic, &[]).await;
@@ -155,7 +119,8 @@ async fn a_flooding_member_is_cut_and_the_rest_go_on() {
     let node = flooder.node();
     let started = Instant::now();
     while one.handle.counters().peers_cut == 0 {
-        assert!(started.elapsed() < Duration::from_secs(60), "the flood goes on");
+        // Each notice is signed and checked, which takes milliseconds in a debug build.
+        assert!(started.elapsed() < Duration::from_secs(240), "the flood goes on");
         for n in 0..50_u32 {
             // Refused as soon as it is cut.
             let _ = flooder.handle.announce(n.to_be_bytes().to_vec()).await;
@@ -198,4 +163,30 @@ async fn members_open_streams_to_each_other() {
     sending.await.unwrap();
     let key = mesh::swarm::key_of(&peer).unwrap();
     assert_eq!(one.handle.members().borrow()[&two.node()].key, key);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_long_notices_arrives_whole() {
+    let mission = Mission::new();
+    let one = mission.start(Net::Quic, &[]).await;
+    let two = mission.start(Net::Quic, &[one.address()]).await;
+    let three = mission.start(Net::Quic, &[one.address()]).await;
+    converged(&[&one, &two, &three]).await;
+    // As many as one node may send at once.
+    const COUNT: u16 = 50;
+    let mut heard = [two.handle.notices(), three.handle.notices()];
+    for n in 0..COUNT {
+        let notice = [&n.to_be_bytes()[..], &[7; 2000]].concat();
+        assert!(one.handle.announce(notice).await.unwrap(), "notice {n} was not taken");
+    }
+    for (who, notices) in heard.iter_mut().enumerate() {
+        let mut numbers = std::collections::BTreeSet::new();
+        while numbers.len() < usize::from(COUNT) {
+            let notice = tokio::time::timeout(SOON, notices.recv()).await;
+            let notice =
+                notice.unwrap_or_else(|_| panic!("node {who} heard only {}", numbers.len())).unwrap();
+            assert_eq!(notice.bytes.len(), 2002);
+            numbers.insert(u16::from_be_bytes([notice.bytes[0], notice.bytes[1]]));
+        }
+    }
 }

@@ -132,6 +132,12 @@ pub async fn run(
     stop: CancellationToken,
     on_ready: impl FnOnce(&Ready),
 ) -> Result<(), Error> {
+    let config = config.obeying_quiet();
+    if config.mission.quiet {
+        tracing::info!(
+            "a quiet mission: no multicast; handhelds come by QR code or address, cloudlets by mesh.peers"
+        );
+    }
     let state = StateDir::lock(&config.node.state_dir)?;
     let node = state_dir::node_id(state.path())?;
     let goodbye = CancellationToken::new();

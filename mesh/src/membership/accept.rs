@@ -3,7 +3,7 @@
 use super::core::Core;
 use super::spread::whole;
 use super::store::{Entry, MAX_SEQUENCE, is_signed};
-use super::{Bye, Event, Frame, Reach, Signed, Version, Why};
+use super::{Bye, Event, Frame, Proof, Reach, Signed, Version, Why};
 use crate::NodeId;
 use crate::advert::Presence;
 use crate::wire;
@@ -27,6 +27,7 @@ impl Core {
             Frame::Hello { .. } | Frame::Ready => {}
             Frame::Beat { digest, held_us, degree } => self.on_beat(from, digest, held_us, degree),
             Frame::Summary { versions, revocations } => self.on_summary(from, &versions, revocations),
+            Frame::Have(versions) => self.on_have(from, &versions),
             Frame::Want(wants) => self.on_want(from, &wants),
             Frame::Adverts(adverts) => {
                 for signed in &adverts {
@@ -85,12 +86,27 @@ impl Core {
         self.links.contains_key(&node) || self.entries.values().any(lists)
     }
 
-    /// Somebody holds this version of our own advert. If it is not one that we could have sent, outbid it.
-    pub(super) fn outbid(&mut self, version: Version) {
-        let own = self.entries.get(&self.identity.node).map(|entry| entry.version).unwrap_or_default();
-        if version > own {
-            self.sequence = version.sequence.min(MAX_SEQUENCE);
-            self.publish();
+    pub(super) fn own_version(&self) -> Version {
+        self.entries.get(&self.identity.node).map(|entry| entry.version).unwrap_or_default()
+    }
+
+    /// Somebody shows a newer state of our own advert than we know: from before a restart, then it is signed by us and
+    /// is outbid. Whoever only says so could make us publish without end, or use up the numbers that are left.
+    fn outbid(&mut self, from: NodeId, signed: &Signed) {
+        if signed.version() <= self.own_version() {
+            return;
+        }
+        if !whole(signed) {
+            return self.want(from, self.identity.node);
+        }
+        let key = self.identity.key.verifying_key().to_bytes();
+        let own = Proof { node: self.identity.node, key, expires_unix_s: 0 };
+        match Cells::default().with(&signed.delta) {
+            Ok(cells) if is_signed(&own, signed.sequence, &cells, &signed.signature) => {
+                self.sequence = self.sequence.max(signed.sequence);
+                self.publish();
+            }
+            _ => self.strike(from),
         }
     }
 
@@ -99,13 +115,12 @@ impl Core {
         let (node, version) = (signed.node, signed.version());
         let now = self.now.boot;
         let Some(link) = self.links.get_mut(&from) else { return };
-        let known = link.known.entry(node).or_default();
-        *known = (*known).max(version);
+        link.holds(node, version);
         if signed.sequence > MAX_SEQUENCE {
             return self.strike(from);
         }
         if node == self.identity.node {
-            return self.outbid(version);
+            return self.outbid(from, signed);
         }
         if self.is_forgotten(node, version) {
             return;
@@ -152,7 +167,7 @@ impl Core {
     }
 
     fn certificates_may_be_old(&mut self, from: NodeId, node: NodeId) {
-        self.wanted.insert(node, self.now.boot + std::time::Duration::from_secs(2));
+        self.wanted.insert(node, (from, self.now.boot + std::time::Duration::from_secs(2)));
         let have = self.entries.get(&node).map(|entry| entry.version).unwrap_or_default();
         self.wants.entry(from).or_default().push(super::Want { node, have, certificate: true });
     }

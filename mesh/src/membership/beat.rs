@@ -64,6 +64,7 @@ impl Core {
         }
         if own == digest {
             // They hold what we hold.
+            link.is_synced = true;
             for (node, entry) in &self.entries {
                 if is_there(entry.reach) {
                     link.known.insert(*node, entry.version);

@@ -1,6 +1,6 @@
 //! The core itself: its state, what each input does, and what is due.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,7 +39,10 @@ pub struct Core {
     pub(super) sequence: u64,
     pub(super) publish_at: Option<Duration>,
     pub(super) published_at: Duration,
-    pub(super) wanted: BTreeMap<NodeId, Duration>,
+    /// Neighbours that fell silent, of which nothing was said yet.
+    pub(super) silent: BTreeSet<NodeId>,
+    /// Nodes of whom a state was asked for: of whom, and until when nobody else is asked.
+    pub(super) wanted: BTreeMap<NodeId, (NodeId, Duration)>,
     pub(super) wants: BTreeMap<NodeId, Vec<Want>>,
     pub(super) overlay: Overlay,
     pub(super) graph_is_stale: bool,
@@ -77,6 +80,7 @@ impl Core {
             local,
             publish_at: Some(now.boot),
             published_at: now.boot,
+            silent: BTreeSet::new(),
             wanted: BTreeMap::new(),
             wants: BTreeMap::new(),
             graph_is_stale: true,
@@ -123,6 +127,7 @@ impl Core {
             Input::Frame { from, frame, bytes } => self.frame(from, frame, bytes),
             Input::Local(advert) => self.local = *advert,
             Input::Addresses(addresses) => self.overlay.own_addresses = addresses,
+            Input::NewNetwork => self.overlay.call_out(self.now.boot),
             Input::Sighted { key, addresses, digest } => self.sighted(key, addresses, digest),
             Input::DialFailed(target) => self.dial_failed(&target),
             Input::Rate { node, bytes_per_s } => self.rate(node, bytes_per_s),
@@ -153,7 +158,7 @@ impl Core {
                 Turn::Ours(at) => Some(at),
                 Turn::Theirs => link.deadline(&self.config),
             });
-            sooner((!link.dirty.is_empty()).then(|| link.budget.opens_at()));
+            sooner(link.flushes_at());
         }
         wake
     }
@@ -235,8 +240,10 @@ impl Core {
         }
         if why == Why::Silent {
             self.overlay.lost(node, self.now.boot);
+            self.silent.insert(node);
         }
         self.wants.remove(&node);
+        self.ask_others(node);
         self.neighbours_changed();
         self.event(Event::NeighbourDown(node, why));
     }
@@ -319,7 +326,12 @@ impl Core {
     fn leave(&mut self) {
         self.is_leaving = true;
         self.publish();
+        let own = self.identity.node;
         for node in self.links.keys().copied().collect::<Vec<_>>() {
+            if let Some(link) = self.links.get_mut(&node).filter(|link| !link.is_synced) {
+                // What it knows of others nobody can tell; they tell it themselves.
+                link.dirty.retain(|other| *other == own);
+            }
             self.flush_link(node, true);
             self.close(node, Why::Leaving);
         }
@@ -345,7 +357,7 @@ impl Core {
     fn forget(&mut self) {
         let now = self.now.boot;
         self.forgotten.retain(|_, (_, until)| *until > now);
-        self.wanted.retain(|_, at| *at + RECHECK_EVERY > now);
+        self.wanted.retain(|_, (_, at)| *at + RECHECK_EVERY > now);
         let forget_after = self.config.forget_after;
         let is_old = |(node, entry): (&NodeId, &Entry)| match entry.reach {
             Reach::UnreachableSince(since) if now.saturating_sub(since) >= forget_after => Some(*node),
@@ -407,6 +419,9 @@ impl Core {
         }
         if !events.is_empty() {
             self.overlay.check_soon(now);
+        }
+        if events.iter().any(|event| matches!(event, Event::Joined(_))) {
+            self.overlay.joined_at = now;
         }
         self.digest = None;
         for event in events {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::bucket::Bucket;
 use super::{Config, Version};
 use crate::NodeId;
+use crate::wire::frame::MAX_ENTRIES;
 
 /// Bytes that a neighbour may send at once: a whole mesh of adverts.
 const INBOUND_BURST_BYTES: u64 = 8 << 20;
@@ -16,6 +17,13 @@ const INBOUND_BURST_FRAMES: u64 = 2000;
 const INBOUND_FRAMES_PER_S: u64 = 100;
 /// Bytes of adverts that may go out at once: a change of a large advert, or the first exchange of a small mesh.
 const OUTBOUND_BURST_BYTES: u64 = 64 * 1024;
+
+/// Bytes of certificates and revocations that a neighbour may ask for at once, and per second. Guess: a mesh of a
+/// thousand, and what a link of 64 kbit/s carries; somebody who asks again and again for all of it gets no more.
+const ANSWERS_BURST_BYTES: u64 = 1 << 20;
+const ANSWERS_BYTES_PER_S: u64 = 8 * 1024;
+/// Most nodes of which it is remembered what a neighbour holds. Guess: twice the nodes that a node remembers itself.
+const MAX_KNOWN: usize = 2 * MAX_ENTRIES;
 
 /// Whose turn it is to beat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,9 +50,16 @@ pub(super) struct Link {
     pub(super) known: BTreeMap<NodeId, Version>,
     /// Nodes of which the neighbour should hear.
     pub(super) dirty: BTreeSet<NodeId>,
+    /// Whether `known` says what the neighbour holds. Before that nothing is pushed: it would go whole, and twice.
+    pub(super) is_synced: bool,
+    /// What we said that we hold when we asked; what the neighbour then does not ask for, it holds too.
+    pub(super) offered: BTreeMap<NodeId, Version>,
+    /// No news before this: what comes close together goes together.
+    pub(super) flush_at: Duration,
     pub(super) budget: Bucket,
     inbound_bytes: Bucket,
     inbound_frames: Bucket,
+    answers: Bucket,
     /// When we asked with a summary last.
     pub(super) summary_sent: Option<Duration>,
     /// Two digests that differed, and at how many beats they did.
@@ -66,9 +81,13 @@ impl Link {
             degree: 0,
             known: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            is_synced: false,
+            offered: BTreeMap::new(),
+            flush_at: now,
             budget: Bucket::new(config.link_budget, OUTBOUND_BURST_BYTES, now),
             inbound_bytes: Bucket::new(INBOUND_BYTES_PER_S, INBOUND_BURST_BYTES, now),
             inbound_frames: Bucket::new(INBOUND_FRAMES_PER_S, INBOUND_BURST_FRAMES, now),
+            answers: Bucket::new(ANSWERS_BYTES_PER_S, ANSWERS_BURST_BYTES, now),
             summary_sent: None,
             same_difference: (None, 0),
             strikes: 0,
@@ -79,6 +98,28 @@ impl Link {
     pub(super) fn admits(&mut self, bytes: usize, now: Duration) -> bool {
         self.inbound_frames.try_take(1, now)
             && self.inbound_bytes.try_take(u64::try_from(bytes).unwrap_or(u64::MAX), now)
+    }
+
+    /// Whether the neighbour may have more of what it asks for, which are so many bytes.
+    pub(super) fn may_ask(&mut self, bytes: usize, now: Duration) -> bool {
+        let is_open = self.answers.is_open(now);
+        if is_open {
+            self.answers.take(u64::try_from(bytes).unwrap_or(u64::MAX), now);
+        }
+        is_open
+    }
+
+    /// The neighbour holds this state or a newer one. It says so itself, so there is an end to what is noted.
+    pub(super) fn holds(&mut self, node: NodeId, version: Version) {
+        if self.known.len() < MAX_KNOWN || self.known.contains_key(&node) {
+            let known = self.known.entry(node).or_default();
+            *known = (*known).max(version);
+        }
+    }
+
+    /// When news may go out, if there is any to go.
+    pub(super) fn flushes_at(&self) -> Option<Duration> {
+        (self.is_synced && !self.dirty.is_empty()).then(|| self.budget.opens_at().max(self.flush_at))
     }
 
     /// When the neighbour is given up unless it is heard of: it had its turn, and its grace.
@@ -105,5 +146,39 @@ impl Link {
             Some(old) if old < rtt => (old * 7 + rtt) / 8,
             _ => rtt,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link() -> Link {
+        Link::new(Duration::ZERO, Turn::Theirs, &Config::default())
+    }
+
+    #[test]
+    fn a_neighbour_that_names_nodes_without_end_takes_no_memory_without_end() {
+        let mut link = link();
+        let node = |n: u32| {
+            let [a, b, c, d] = n.to_be_bytes();
+            NodeId::from_bytes([a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+        };
+        for n in 0..100_000 {
+            link.holds(node(n), Version { sequence: 1, mark: 0 });
+        }
+        assert_eq!(link.known.len(), MAX_KNOWN);
+        link.holds(node(0), Version { sequence: 2, mark: 0 });
+        assert_eq!(link.known[&node(0)].sequence, 2, "those who are noted go on");
+    }
+
+    #[test]
+    fn who_asks_for_everything_again_and_again_gets_the_share_of_one() {
+        let mut link = link();
+        let second = Duration::from_secs(1);
+        let got = (0..1000).filter(|_| link.may_ask(48 * 1024, second)).count();
+        assert_eq!(got, 22, "what a mesh of a thousand has, once");
+        let more = (0..60).filter(|n| link.may_ask(48 * 1024, second * (n + 2))).count();
+        assert!((9..=11).contains(&more), "{more}");
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::core::Core;
+use super::graph::distances;
 use super::store::{Entry, sign};
 use super::{Reach, Signed, Version};
 use crate::advert::{Advert, LinkQuality, Load, Position, Power, Presence};
@@ -11,6 +12,9 @@ use crate::wire::cells::Cells;
 
 /// Connecting and hanging up come in groups; they are said once. A guess, short beside the 2 s that news may take.
 const LINKS_SETTLE: Duration = Duration::from_millis(400);
+/// A link more between nodes that reach each other anyway is said at most so late: nobody comes or goes by it, and
+/// where many start at once there are three for every node. A guess: by then a node has the links that it wants.
+const MORE_LINKS_SETTLE: Duration = Duration::from_secs(4);
 /// Load is said at most so often. A guess: clients that ask every few seconds see no older load than this.
 const LOAD_EVERY: Duration = Duration::from_secs(2);
 /// Place and charge are said at most so often. A guess.
@@ -53,8 +57,8 @@ impl Core {
             None => Some(now),
             Some(entry) => waits(&entry.advert, &desired).map(|wait| match wait {
                 Wait::ForLinks => {
+                    let settled = now + self.links_settle(&entry.advert);
                     // Something that may wait for longer may be noted already.
-                    let settled = now + LINKS_SETTLE;
                     self.publish_at.map_or(settled, |at| at.min(settled))
                 }
                 Wait::Since(interval) => (self.published_at + interval).max(now),
@@ -66,10 +70,32 @@ impl Core {
         }
     }
 
+    /// How long links that are new or gone since `said` may wait.
+    fn links_settle(&self, said: &Advert) -> Duration {
+        let mut gone = said.links.keys().filter(|node| !self.links.contains_key(*node)).peekable();
+        if gone.peek().is_some() {
+            // Somebody who may have crashed is waited for by everybody. As for the rest, others may be about to hang up
+            // because they count on a link that is gone.
+            return if gone.any(|node| self.silent.contains(node)) { Duration::ZERO } else { LINKS_SETTLE };
+        }
+        if self.new_links_matter(said) { LINKS_SETTLE } else { MORE_LINKS_SETTLE }
+    }
+
+    /// Whether others reach somebody by links that are new since `said`, as far as they know.
+    fn new_links_matter(&self, said: &Advert) -> bool {
+        let mut new = self.links.keys().filter(|node| !said.links.contains_key(*node));
+        let mut graph = self.graph();
+        // As they see it: without the new links.
+        graph.insert(self.identity.node, said.links.keys().copied().collect());
+        let reached = distances(&graph, self.identity.node);
+        new.any(|node| !reached.contains_key(node))
+    }
+
     /// Says it now, whatever changed.
     pub(super) fn publish(&mut self) {
         let now = self.now.boot;
         self.publish_at = None;
+        self.silent.clear();
         self.published_at = now;
         let mut advert = self.desired();
         self.sequence += 1;

@@ -10,6 +10,8 @@
 //! (the others hear it and keep quiet), and whoever hears a call from another part dials the caller. Where there is
 //! no multicast, lost neighbours and rendezvous addresses are dialled again and again.
 
+mod parting;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -28,6 +30,8 @@ const CHECK_CALM: Duration = Duration::from_secs(2);
 /// Time between calls on the local network while somebody is missing: contact is found within it, which leaves 3 s of
 /// the 5 s after contact for dialling and catching up.
 const HAIL_EVERY: Duration = Duration::from_secs(2);
+/// Calls at a start and on a new network. One may be lost.
+const HAILS_AT_FIRST: u32 = 2;
 /// How often a lost neighbour or a rendezvous is dialled: without multicast, and with it.
 const REDIAL_ALONE: Duration = Duration::from_millis(2500);
 const REDIAL_HAILING: Duration = Duration::from_secs(15);
@@ -40,6 +44,17 @@ const MAX_DIALS: usize = 3;
 /// Most lost neighbours that are dialled again, and most callers that are remembered.
 const MAX_LOST: usize = 6;
 const MAX_SIGHTED: usize = 64;
+/// Somebody came into reach so shortly ago that others may be about to: whom it would dial may be among them. Where all
+/// start at once, this saves two connections of three, each of 9 kB. A guess: a second is some exchanges of versions.
+const LEARNS: Duration = Duration::from_secs(1);
+/// A caller waits no longer for that, and a node that has too few links. 50 new nodes are 25 kB, on 64 kbit/s 3 s over
+/// each of a few links; a neighbour that promises news and does not send it gains no more than this.
+const LEARNS_AT_MOST: Duration = Duration::from_secs(8);
+/// A dial that takes longer does not keep a lonely node from trying another one.
+const DIAL_SLOW: Duration = Duration::from_millis(2500);
+/// Time between links that are dialled for the sake of the degree, and as much again by chance: meanwhile others dial
+/// this node. A guess.
+const FILL_EVERY: Duration = Duration::from_millis(500);
 /// A proposal to part stands so long.
 const PART_TIMEOUT: Duration = Duration::from_secs(3);
 /// Two neighbours that were asked to meet have so long.
@@ -49,6 +64,8 @@ const MEET_TIMEOUT: Duration = Duration::from_secs(5);
 struct Sighting {
     addresses: Vec<String>,
     dial_at: Duration,
+    /// It is dialled then whatever is still to be learnt.
+    at_last: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -69,6 +86,12 @@ pub(super) struct Overlay {
     meeting: BTreeMap<(NodeId, NodeId), Duration>,
     /// Neighbours to whom parting was proposed, and until when that stands.
     parting: BTreeMap<NodeId, Duration>,
+    /// When somebody last came into reach.
+    pub(super) joined_at: Duration,
+    /// No further link is dialled for the sake of [`Config::degree`] before this.
+    fill_at: Duration,
+    /// Since when there are fewer links than wanted.
+    short_since: Option<Duration>,
     missing_at: Duration,
     hail_at: Duration,
     prune_at: Duration,
@@ -90,17 +113,28 @@ impl Overlay {
             rendezvous: rendezvous.collect(),
             meeting: BTreeMap::new(),
             parting: BTreeMap::new(),
+            joined_at: now,
+            fill_at: now,
+            short_since: None,
             missing_at: now,
             hail_at: now + upto(rng, Duration::from_millis(300)),
             prune_at: now,
             // A start is called out even if somebody was reached at once by address.
-            hails_left: 2,
+            hails_left: HAILS_AT_FIRST,
             held: BTreeMap::new(),
         }
     }
 
     pub(super) fn check_soon(&mut self, now: Duration) {
         self.check_at = self.check_at.min(now);
+    }
+
+    /// Calls out although nobody may be missing: there may be others on a network that is new.
+    pub(super) fn call_out(&mut self, now: Duration) {
+        self.hails_left = HAILS_AT_FIRST;
+        // Not later than a start does; an interface may take a moment until it carries anything.
+        self.hail_at = self.hail_at.min(now + Duration::from_millis(300));
+        self.check_soon(now);
     }
 
     pub(super) fn back_off(&mut self, node: NodeId, now: Duration) {
@@ -172,9 +206,10 @@ impl Core {
         }
         // Of many who hear the call, one should answer; the others learn from it that they need not.
         let there = self.entries.values().filter(|entry| is_there(entry.reach)).count();
-        let most = if self.links.is_empty() { 50 } else { (there as u64 * 30).min(1500) };
+        let most = if self.links.is_empty() { 150 } else { (there as u64 * 30).min(1500) };
         let dial_at = now + upto(&mut self.rng, Duration::from_millis(most));
-        self.overlay.sighted.entry(key).or_insert(Sighting { addresses, dial_at });
+        let at_last = dial_at + LEARNS_AT_MOST;
+        self.overlay.sighted.entry(key).or_insert(Sighting { addresses, dial_at, at_last });
         self.overlay.check_at = self.overlay.check_at.min(dial_at);
     }
 
@@ -252,7 +287,9 @@ impl Core {
         if self.is_missing_somebody() {
             next = next.min(self.overlay.hail_at.max(now + CHECK_BUSY));
         }
-        let sighted = self.overlay.sighted.values().map(|sighting| sighting.dial_at).min();
+        let sighted = self.overlay.sighted.values().map(|sighting| sighting.dial_at);
+        // Those that are due and wait are looked at again with everything else.
+        let sighted = sighted.filter(|at| *at > now).min();
         self.overlay.check_at = sighted.map_or(next, |at| next.min(at.max(now + Duration::from_millis(10))));
     }
 
@@ -276,23 +313,51 @@ impl Core {
     fn dial_sighted(&mut self) {
         let now = self.now.boot;
         let keys: Vec<[u8; 32]> = self.overlay.sighted.keys().copied().collect();
+        let mut due = Vec::new();
         for key in keys {
             let node =
                 self.certificates.iter().find(|(_, known)| known.proof.key == key).map(|(node, _)| *node);
             let entry = node.and_then(|node| self.entries.get(&node));
-            let is_due = self.overlay.sighted.get(&key).is_some_and(|sighting| sighting.dial_at <= now);
+            let Some(sighting) = self.overlay.sighted.get(&key) else { continue };
             if entry.is_some_and(|entry| is_there(entry.reach)) {
                 self.overlay.sighted.remove(&key);
-            } else if is_due && let Some(sighting) = self.overlay.sighted.remove(&key) {
-                self.dial(Target::Node { key, addresses: sighting.addresses });
+            } else if sighting.dial_at <= now {
+                due.push((sighting.at_last, key));
             }
         }
+        // One at a time: over the link to one it may learn of all the others.
+        let is_dialling = self.overlay.dialling.values().any(|since| *since + DIAL_SLOW > now);
+        let learns = !self.links.is_empty() && self.is_learning();
+        due.retain(|(at_last, _)| !is_dialling && (!learns || *at_last <= now));
+        if due.is_empty() {
+            return;
+        }
+        let (_, key) = due.swap_remove(self.rng.random_range(0..due.len()));
+        if let Some(sighting) = self.overlay.sighted.remove(&key) {
+            self.dial(Target::Node { key, addresses: sighting.addresses });
+        }
+    }
+
+    /// Whether it is too early to say who is out of reach and who has few links.
+    fn is_learning(&self) -> bool {
+        let now = self.now.boot;
+        let is_new = |link: &super::link::Link| !link.is_synced && link.up + LEARNS_AT_MOST > now;
+        self.overlay.joined_at + LEARNS > now
+            || self.wanted.values().any(|(_, until)| *until > now)
+            || self.links.values().any(is_new)
     }
 
     /// Dials somebody if there are too few links; `true` if there are and somebody can be dialled.
     fn dial_for_degree(&mut self) -> bool {
         if self.links.len() + self.overlay.dialling.len() >= self.config.degree {
+            self.overlay.short_since = None;
             return self.links.len() < self.config.degree && !self.overlay.dialling.is_empty();
+        }
+        let now = self.now.boot;
+        let short_since = *self.overlay.short_since.get_or_insert(now);
+        let learns = self.is_learning() && short_since + LEARNS_AT_MOST > now;
+        if now < self.overlay.fill_at || learns && !self.links.is_empty() {
+            return true;
         }
         let mut best: Option<(usize, u32, NodeId)> = None;
         for (node, entry) in &self.entries {
@@ -309,6 +374,7 @@ impl Core {
             }
         }
         if let Some((_, _, node)) = best {
+            self.overlay.fill_at = now + FILL_EVERY + upto(&mut self.rng, FILL_EVERY);
             self.dial_node(node);
         }
         best.is_some()
@@ -397,97 +463,5 @@ impl Core {
         self.overlay.hail_at = now + self.hail_interval();
         let digest = self.digest();
         self.out.push(Effect::Hail { digest });
-    }
-
-    /// Lets go of links that nobody needs; `true` if there are still too many.
-    fn prune(&mut self) -> bool {
-        let now = self.now.boot;
-        self.overlay.parting.retain(|_, until| *until > now);
-        self.finish_meetings();
-        let degree = self.config.degree;
-        if self.lasting_links() <= degree || now < self.overlay.prune_at {
-            return self.links.len() > degree + 1;
-        }
-        let graph = self.graph();
-        let mut spare: Vec<(Duration, NodeId)> = Vec::new();
-        for (node, link) in &self.links {
-            let said = self.entries.get(node).map_or(0, |entry| entry.advert.links.len());
-            // Who needs the link says in its beats that it has no more than enough.
-            let has_more = if link.degree > 0 { link.degree > degree } else { said > degree };
-            let is_free = !self.overlay.is_held(*node) && !self.overlay.parting.contains_key(node);
-            let has_more = has_more && is_free;
-            // A young link has work to do: whoever came just now learns over it whom else to dial.
-            let is_settled = now.saturating_sub(link.up) > Duration::from_secs(1);
-            if has_more && is_settled && has_detour(&graph, self.identity.node, *node) {
-                spare.push((link.rtt.unwrap_or_default(), *node));
-            }
-        }
-        if spare.is_empty() {
-            return self.arrange_meetings();
-        }
-        let (_, node) = spare.swap_remove(self.rng.random_range(0..spare.len()));
-        self.propose_to_part(node);
-        let is_hub = self.links.len() > self.config.max_degree;
-        let pause = Duration::from_millis(if is_hub { 200 } else { 1500 });
-        self.overlay.prune_at = now + pause + upto(&mut self.rng, pause);
-        true
-    }
-
-    /// Asks pairs of neighbours to connect with each other.
-    fn arrange_meetings(&mut self) -> bool {
-        let now = self.now.boot;
-        let mut excess = self.lasting_links().saturating_sub(self.config.degree) / 2;
-        excess = excess.saturating_sub(self.overlay.meeting.len());
-        let is_settled = |node: &&NodeId| {
-            let link = self.links.get(*node);
-            link.is_some_and(|link| now.saturating_sub(link.up) > Duration::from_secs(1))
-        };
-        let mut free: Vec<NodeId> = self.links.keys().filter(is_settled).copied().collect();
-        free.retain(|node| !self.overlay.meeting.keys().any(|(a, b)| a == node || b == node));
-        while excess > 0 && free.len() >= 2 {
-            let one = free.swap_remove(self.rng.random_range(0..free.len()));
-            let strangers: Vec<usize> = (0..free.len())
-                .filter(|n| free.get(*n).is_some_and(|two| !self.are_linked(one, *two)))
-                .collect();
-            if strangers.is_empty() {
-                continue;
-            }
-            let chosen =
-                strangers.get(self.rng.random_range(0..strangers.len())).copied().unwrap_or_default();
-            let two = free.swap_remove(chosen);
-            self.overlay.meeting.insert((one, two), now + MEET_TIMEOUT);
-            self.send(one, Frame::Meet(two));
-            excess -= 1;
-        }
-        self.links.len() > self.config.degree + 1
-    }
-
-    fn are_linked(&self, one: NodeId, two: NodeId) -> bool {
-        let lists = |a: &NodeId, b: &NodeId| {
-            self.entries.get(a).is_some_and(|entry| entry.advert.links.contains_key(b))
-        };
-        lists(&one, &two) || lists(&two, &one)
-    }
-
-    /// Lets go of neighbours that have met.
-    fn finish_meetings(&mut self) {
-        let now = self.now.boot;
-        let pairs: Vec<(NodeId, NodeId)> = self.overlay.meeting.keys().copied().collect();
-        for (one, two) in pairs {
-            if self.are_linked(one, two) {
-                self.overlay.meeting.remove(&(one, two));
-                for node in [one, two] {
-                    let is_spare = self.lasting_links() > self.config.degree
-                        && !self.overlay.is_held(node)
-                        && self.links.contains_key(&node)
-                        && has_detour(&self.graph(), self.identity.node, node);
-                    if is_spare {
-                        self.propose_to_part(node);
-                    }
-                }
-            } else if self.overlay.meeting.get(&(one, two)).is_some_and(|until| *until <= now) {
-                self.overlay.meeting.remove(&(one, two));
-            }
-        }
     }
 }

@@ -67,8 +67,12 @@ impl Call {
 pub(super) struct Sockets {
     hail: Hail,
     hears: UdpSocket,
-    calls: BTreeMap<Ipv4Addr, UdpSocket>,
+    calls: BTreeMap<Interface, UdpSocket>,
 }
+
+/// Number and address: an interface that is made anew has another number, though it may have the same address, and what
+/// was joined on the old one is gone.
+type Interface = (u32, Ipv4Addr);
 
 impl Sockets {
     pub(super) fn open(hail: Hail) -> io::Result<Self> {
@@ -85,15 +89,15 @@ impl Sockets {
     pub(super) fn follow_interfaces(&mut self) -> bool {
         let now = interfaces();
         let before = self.calls.len();
-        self.calls.retain(|address, _| now.contains(address));
+        self.calls.retain(|interface, _| now.contains(interface));
         let mut changed = self.calls.len() != before;
-        for address in now {
-            if self.calls.contains_key(&address) {
+        for (number, address) in now {
+            if self.calls.contains_key(&(number, address)) {
                 continue;
             }
             match self.join(address) {
                 Ok(socket) => {
-                    self.calls.insert(address, socket);
+                    self.calls.insert((number, address), socket);
                     changed = true;
                 }
                 Err(error) => tracing::debug!(%address, %error, "cannot call out on an interface"),
@@ -120,7 +124,7 @@ impl Sockets {
     /// Calls out on every interface. A call that cannot be sent is lost like one that is not heard.
     pub(super) fn call(&self, call: &Call) {
         let bytes = call.encode(self.hail.tag);
-        for (address, socket) in &self.calls {
+        for ((_, address), socket) in &self.calls {
             if let Err(error) = socket.try_send_to(&bytes, self.hail.group.into()) {
                 tracing::debug!(%address, %error, "cannot call out");
             }
@@ -140,15 +144,18 @@ impl Sockets {
     }
 }
 
-/// IPv4 addresses of interfaces that are up and carry multicast.
-fn interfaces() -> Vec<Ipv4Addr> {
+/// Interfaces that are up and carry multicast, with their IPv4 addresses.
+fn interfaces() -> Vec<Interface> {
     use nix::net::if_::InterfaceFlags as Flags;
     let Ok(list) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
     let carries = Flags::IFF_UP | Flags::IFF_MULTICAST;
     list.filter(|interface| {
         interface.flags.contains(carries) && !interface.flags.contains(Flags::IFF_LOOPBACK)
     })
-    .filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip()))
+    .filter_map(|interface| {
+        let number = nix::net::if_::if_nametoindex(interface.interface_name.as_str()).ok()?;
+        Some((number, interface.address?.as_sockaddr_in()?.ip()))
+    })
     .collect()
 }
 
@@ -172,5 +179,28 @@ mod tests {
         }
         let addresses = call.addresses(IpAddr::from([10, 0, 0, 1]));
         assert_eq!(addresses, ["/ip4/10.0.0.1/udp/4750/quic-v1"]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_strangers_call_never_panics(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..80),
+            at in 0..LENGTH,
+            bit in 0..8_u8,
+        ) {
+            let _ = Call::decode(&bytes, *b"missionA");
+            let call = Call { key: [9; 32], digest: 7, quic_port: 1, tcp_port: 2 };
+            let mut flipped = call.encode(*b"missionA");
+            flipped[at] ^= 1 << bit;
+            match Call::decode(&flipped, *b"missionA") {
+                None => proptest::prop_assert!(at < 12),
+                Some(other) => {
+                    proptest::prop_assert!(at >= 12 && other != call);
+                    other.addresses(IpAddr::from([10, 0, 0, 1]));
+                }
+            }
+            let long = [call.encode(*b"missionA"), bytes.clone()].concat();
+            proptest::prop_assert_eq!(Call::decode(&long, *b"missionA").is_some(), bytes.is_empty());
+        }
     }
 }

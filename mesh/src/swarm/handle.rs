@@ -13,6 +13,7 @@ use super::{Error, peers};
 use crate::NodeId;
 use crate::advert::Advert;
 use crate::membership::{Event, Members, Reach};
+use crate::trust::revocation;
 
 /// A notice from a node to everybody.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,11 +133,16 @@ impl Handle {
         answer.await.map_err(|_| Error::Ended)
     }
 
-    /// Spreads a signed revocation. It is kept, and given to everybody who lacks it.
-    pub async fn revoke(&self, statement: Vec<u8>) -> Result<(), Error> {
-        let (reply, answer) = oneshot::channel();
-        self.ask(Ask::Revoke { statement, reply }).await?;
-        answer.await.map_err(|_| Error::Ended)
+    /// Spreads signed revocations, as [`revocation::encode`] writes them. They are kept, and given to everybody who lacks them;
+    /// what nobody signed is passed over.
+    pub async fn revoke(&self, encoded: Vec<u8>) -> Result<(), Error> {
+        // One by one: a frame takes single statements of a bounded length.
+        for statement in revocation::decode(&encoded).unwrap_or_default() {
+            let (reply, answer) = oneshot::channel();
+            self.ask(Ask::Revoke { statement: revocation::encode([&statement]), reply }).await?;
+            answer.await.map_err(|_| Error::Ended)?;
+        }
+        Ok(())
     }
 
     /// The neighbours, with the measured round trip.

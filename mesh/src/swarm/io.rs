@@ -1,6 +1,6 @@
 //! Frames on a link's stream.
 //!
-//! A frame is its length (varint, at most three bytes) and its bytes. One task per link proves, then reads and
+//! A frame is its length (varint, at most three bytes) and its bytes, packed if that is shorter (`pack`). One task per link proves, then reads and
 //! writes; it ends when either side does, and says so.
 
 use std::io;
@@ -12,6 +12,7 @@ use libp2p::Stream;
 use libp2p::swarm::ConnectionId;
 use tokio::sync::{mpsc, oneshot};
 
+use super::pack::{self, Packer, Unpacker};
 use crate::wire::frame::{self, Frame, MAX_BYTES, MAX_CERTIFICATE_BYTES};
 
 /// How long a closed stream is held, so that what was sent before arrives. Guess: a round trip on a bad link.
@@ -36,8 +37,12 @@ enum Ended {
     Io(#[from] io::Error),
     #[error("not a frame")]
     Frame(#[from] crate::wire::Error),
+    #[error("not a packed frame")]
+    Packed(#[source] io::Error),
     #[error("no good certificate")]
     Unproven,
+    #[error("no certificate in time")]
+    Slow,
     #[error("this node hung up")]
     HungUp,
 }
@@ -62,17 +67,19 @@ impl Link {
             Ok(never) => match never {},
         };
         tracing::debug!(peer = %self.peer, reason = %ended, "link ended");
-        let is_offence = matches!(ended, Ended::Frame(_) | Ended::Unproven);
+        // Being slow is none: a member on a bad link or a busy machine would be kept out when it is needed most.
+        let is_offence = matches!(ended, Ended::Frame(_) | Ended::Packed(_) | Ended::Unproven);
         // The owner is gone only when the whole mesh ends.
         let _ = to_owner.send(FromLink::Down { connection, is_offence }).await;
     }
 
     async fn live(&mut self, mut stream: Stream) -> Result<std::convert::Infallible, Ended> {
         let timeout = self.proof_timeout;
-        let rtt = match tokio::time::timeout(timeout, self.prove(&mut stream)).await {
-            Ok(proved) => proved?,
-            Err(_) => return Err(Ended::Unproven),
-        };
+        let (rtt, mut packer, mut unpacker) =
+            match tokio::time::timeout(timeout, self.prove(&mut stream)).await {
+                Ok(proved) => proved?,
+                Err(_) => return Err(Ended::Slow),
+            };
         let up =
             FromLink::Up { connection: self.connection, peer: self.peer, is_dialer: self.is_dialer, rtt };
         self.to_owner.send(up).await.map_err(|_| Ended::HungUp)?;
@@ -80,7 +87,7 @@ impl Link {
         let (connection, to_owner, to_peer) = (self.connection, &self.to_owner, &mut self.to_peer);
         let reading = async {
             loop {
-                let bytes = read(&mut reader, MAX_BYTES).await?;
+                let bytes = unpacker.unpack(read(&mut reader, MAX_BYTES).await?).map_err(Ended::Packed)?;
                 let frame = frame::decode(&bytes)?;
                 let heard = FromLink::Frame { connection, frame, bytes: bytes.len() };
                 to_owner.send(heard).await.map_err(|_| Ended::HungUp)?;
@@ -88,7 +95,7 @@ impl Link {
         };
         let writing = async {
             while let Some(bytes) = to_peer.recv().await {
-                write(&mut writer, &bytes).await?;
+                write(&mut writer, &packer.pack(bytes)).await?;
             }
             // The owner hung up: what was sent before arrives, then the peer sees the end.
             writer.close().await?;
@@ -102,7 +109,7 @@ impl Link {
     }
 
     /// Shows the certificate and looks at theirs. Whoever was dialled shows its own only to a proven peer.
-    async fn prove(&mut self, stream: &mut Stream) -> Result<Option<Duration>, Ended> {
+    async fn prove(&mut self, stream: &mut Stream) -> Result<(Option<Duration>, Packer, Unpacker), Ended> {
         let hello = frame::encode(&Frame::Hello { certificate: self.certificate.clone() })?;
         #[expect(clippy::disallowed_methods, reason = "a driver measures the round trip")]
         let started = std::time::Instant::now();
@@ -112,6 +119,12 @@ impl Link {
         let bytes = read(stream, MAX_CERTIFICATE_BYTES + 16).await?;
         let rtt = self.is_dialer.then(|| started.elapsed());
         let Frame::Hello { certificate } = frame::decode(&bytes)? else { return Err(Ended::Unproven) };
+        let (dialler, listener) = if self.is_dialer {
+            (&self.certificate, &certificate)
+        } else {
+            (&certificate, &self.certificate)
+        };
+        let (packer, unpacker) = pack::pair(dialler, listener)?;
         let (is_good, answer) = oneshot::channel();
         let (connection, peer) = (self.connection, self.peer);
         let shown = FromLink::Hello { connection, peer, certificate, is_good };
@@ -122,7 +135,7 @@ impl Link {
         if !self.is_dialer {
             write(stream, &hello).await?;
         }
-        Ok(rtt)
+        Ok((rtt, packer, unpacker))
     }
 }
 
@@ -178,5 +191,21 @@ mod tests {
         }
         let endless = Cursor::new(vec![0xff; 10]);
         assert!(read(&mut { endless }, MAX_BYTES).await.is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_stream_brings_is_frames_within_bounds_or_an_error(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..600),
+            most in 0..300_usize,
+        ) {
+            use futures_util::FutureExt;
+            let mut wire = Cursor::new(bytes);
+            // A cursor is never pending, so each read is over at once.
+            while let Ok(frame) = read(&mut wire, most).now_or_never().expect("it waits") {
+                proptest::prop_assert!(frame.len() <= most);
+                let _ = frame::decode(&frame);
+            }
+        }
     }
 }

@@ -104,4 +104,19 @@ mod tests {
         }
         assert!(decode(&encode(&[b"a", b"b", b"c"])).is_none());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_shown_as_a_chain_is_short_or_none(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..400),
+            length in 0..70_000_usize,
+        ) {
+            let fits = |chain: Vec<CertificateDer<'_>>| {
+                chain.len() <= MAX_CHAIN && chain.iter().all(|one| one.len() <= MAX_CERTIFICATE_BYTES)
+            };
+            proptest::prop_assert!(decode(&bytes).is_none_or(fits));
+            let claims = [&u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes()[..], &bytes].concat();
+            proptest::prop_assert!(decode(&claims).is_none_or(fits));
+        }
+    }
 }

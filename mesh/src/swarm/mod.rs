@@ -6,8 +6,8 @@
 //!   the key.
 //! * Every connection has one long-lived stream, opened by the side that dialled (`link`). The first frame of both
 //!   sides is the certificate. Until the certificate is found good and to hold the very key of the connection, no
-//!   other protocol exists on it (`gate`); a peer that has not proved itself after [`Config::proof_timeout`] is cut
-//!   and kept out for [`Config::block_for`].
+//!   other protocol exists on it (`gate`); a connection on which the peer has not proved itself after
+//!   [`Config::proof_timeout`] is cut, and a peer that showed something wrong is kept out for [`Config::block_for`].
 //! * Over the link go the frames of [`crate::wire::frame`], from and to the core.
 //! * Behind the gate: gossipsub (signed, strict, validated) for notices to everybody ([`Handle::announce`]), identify,
 //!   and streams for anything else ([`Handle::open_stream`]).
@@ -23,13 +23,18 @@
 //! * request-response: adverts and certificates are asked for over the link, which needs no negotiation each time.
 
 mod behaviour;
+mod door;
 mod gate;
 mod hail;
 mod handle;
 mod io;
 mod link;
+mod links;
 mod mission;
+mod notices;
+mod pack;
 mod peers;
+mod reach;
 mod task;
 
 use std::net::SocketAddrV4;
@@ -42,6 +47,7 @@ pub use self::handle::{Counters, Handle, Notice, StreamError};
 pub use self::mission::{MissionVerifier, identity, topic};
 pub use self::peers::{key_of, peer_of};
 pub use self::task::{Running, start};
+use crate::crowd::Limits;
 use crate::membership::{self, Identity};
 
 /// How the mesh runs on this machine.
@@ -60,11 +66,10 @@ pub struct Config {
     pub mdns: Mdns,
     /// Time that a peer has to prove itself. A guess: three round trips on a satellite link are 2 s.
     pub proof_timeout: Duration,
-    /// How long a peer is kept out that did not, or that broke the rules. A guess.
+    /// How long a peer is kept out that showed a bad certificate or broke the rules. A guess. Not one that was slow.
     pub block_for: Duration,
-    /// Most connections from peers that nobody knows. Known members are not counted. A guess: twenty newcomers a
-    /// second for the time that a proof may take.
-    pub max_strangers: u32,
+    /// Room for connections from peers that have not proved themselves yet. Members are not counted.
+    pub strangers: Limits,
     /// Seed of the core's generator; from the system for real nodes.
     pub seed: u64,
 }
@@ -105,7 +110,7 @@ impl Config {
             mdns: Mdns::Off,
             proof_timeout: Duration::from_secs(3),
             block_for: Duration::from_secs(60),
-            max_strangers: 64,
+            strangers: Limits::default(),
             seed,
         }
     }

@@ -108,6 +108,8 @@ pub enum Frame {
     Part,
     /// The sender now answers everything on this connection.
     Ready,
+    /// The sender holds states of nodes that the other has not named yet: it may ask for them.
+    Have(Vec<(NodeId, Version)>),
 }
 
 type IdCell = [u8; NodeId::BYTES];
@@ -116,7 +118,7 @@ type IdCell = [u8; NodeId::BYTES];
 enum Body {
     Hello { certificate: Bytes },
     Beat { digest: [u8; 4], held_us: u32, degree: u8 },
-    Summary { versions: Vec<(IdCell, u64, [u8; 4])>, revocations: [u8; 8] },
+    Summary { versions: Vec<VersionCell>, revocations: [u8; 8] },
     Want(Vec<(IdCell, u64, [u8; 4], bool)>),
     Adverts(Vec<SignedCell>),
     Certificates(Vec<Bytes>),
@@ -125,8 +127,10 @@ enum Body {
     Meet(IdCell),
     Part,
     Ready,
+    Have(Vec<VersionCell>),
 }
 
+type VersionCell = (IdCell, u64, [u8; 4]);
 type Bytes = Vec<u8>;
 
 #[derive(Serialize, Deserialize)]
@@ -171,6 +175,14 @@ fn version(sequence: u64, mark: [u8; 4]) -> Version {
     Version { sequence, mark: u32::from_be_bytes(mark) }
 }
 
+fn held((node, sequence, mark): VersionCell) -> (NodeId, Version) {
+    (NodeId::from_bytes(node), version(sequence, mark))
+}
+
+fn cell((node, version): &(NodeId, Version)) -> VersionCell {
+    (*node.as_bytes(), version.sequence, version.mark.to_be_bytes())
+}
+
 impl TryFrom<Body> for Frame {
     type Error = Error;
 
@@ -187,8 +199,7 @@ impl TryFrom<Body> for Frame {
             }
             Body::Summary { versions, revocations } => {
                 few(&versions, "summary")?;
-                let one = |(node, number, mark)| (NodeId::from_bytes(node), version(number, mark));
-                let versions = versions.into_iter().map(one).collect();
+                let versions = versions.into_iter().map(held).collect();
                 Self::Summary { versions, revocations: u64::from_be_bytes(revocations) }
             }
             Body::Want(wants) => {
@@ -217,6 +228,10 @@ impl TryFrom<Body> for Frame {
             Body::Meet(node) => Self::Meet(NodeId::from_bytes(node)),
             Body::Part => Self::Part,
             Body::Ready => Self::Ready,
+            Body::Have(versions) => {
+                few(&versions, "list of states")?;
+                Self::Have(versions.into_iter().map(held).collect())
+            }
             Body::Bye(_) => return Err(Error::Value("reason")),
         })
     }
@@ -230,10 +245,7 @@ impl From<&Frame> for Body {
                 Self::Beat { digest: digest.to_be_bytes(), held_us: *held_us, degree: *degree }
             }
             Frame::Summary { versions, revocations } => {
-                let one = |(node, version): &(NodeId, Version)| {
-                    (*node.as_bytes(), version.sequence, version.mark.to_be_bytes())
-                };
-                let versions = versions.iter().map(one).collect();
+                let versions = versions.iter().map(cell).collect();
                 Self::Summary { versions, revocations: revocations.to_be_bytes() }
             }
             Frame::Want(wants) => {
@@ -251,6 +263,7 @@ impl From<&Frame> for Body {
             Frame::Meet(node) => Self::Meet(*node.as_bytes()),
             Frame::Part => Self::Part,
             Frame::Ready => Self::Ready,
+            Frame::Have(versions) => Self::Have(versions.iter().map(cell).collect()),
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Everything has a name with this process's id in it and is removed on drop, also after a panic.
 
+#![allow(dead_code, reason = "no test uses all of it")]
+
 use std::fs::File;
 use std::process::Command;
 use std::thread::JoinHandle;

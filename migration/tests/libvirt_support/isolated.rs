@@ -23,6 +23,11 @@ const CAPABILITIES: &str = "cache/qemu/capabilities";
 pub struct Root(PathBuf);
 
 impl Root {
+    /// A directory that somebody else made, and removes.
+    pub fn at(directory: &Path) -> Self {
+        Self(directory.to_owned())
+    }
+
     /// A file of the test.
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)

@@ -5,8 +5,11 @@
 //! not read its answer, and an idle connection. Handlers answer at once and event streams are kept alive more often.
 //!
 //! In a mission, a connection is handed on only after its TLS handshake, so nothing behind this module ever sees a byte of
-//! somebody who is not a member. Handshakes run beside each other: one that is slow holds up nobody else.
+//! somebody who is not a member. Handshakes run beside each other: one that is slow holds up nobody else. Until it has
+//! proved itself a connection stands in a [`Crowd`], apart from the places of members: who opens connections and says nothing
+//! pushes out his own. Each member has so many places and no more.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -18,12 +21,13 @@ use std::time::Duration;
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use mesh::NodeId;
+use mesh::crowd::Crowd;
 use mesh::trust::{Member, tls};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::AbortOnDropHandle;
@@ -32,11 +36,14 @@ use super::Arrival;
 use super::gate::Peer;
 use super::wire::{Carrier, Wire};
 use crate::peers::{Relayed, Relays};
-use crate::places::Place;
+use crate::places::{Place, Places};
 use crate::trust::Membership;
 
-/// Most connections at a time; further ones wait in the kernel's queue. A handheld holds one or two. Guess.
+/// Most connections at a time, those that have not proved themselves yet apart; further ones wait, for
+/// [`HANDSHAKE_LIMIT`] in a mission. A handheld holds one or two. Guess.
 pub const MAX_CONNECTIONS: usize = 512;
+/// Most connections of one member. Guess: all its tunnels, and as many requests beside each other.
+pub const MAX_OF_MEMBER: usize = 2 * handheld::api::MAX_TUNNELS;
 /// How long a connection may go without a byte written by this side. Guess: over ten times what a request of 64 KiB needs at
 /// 256 kbit/s.
 pub const SILENCE_LIMIT: Duration = Duration::from_secs(30);
@@ -53,43 +60,51 @@ const FINISHED: usize = 16;
 pub(super) struct Tls {
     acceptor: TlsAcceptor,
     membership: Membership,
+    /// Of all members together.
+    places: Arc<Semaphore>,
+    /// By public key.
+    of_members: Places<[u8; 32]>,
 }
 
 impl Tls {
     pub(super) fn new(membership: &Membership) -> Result<Self, mesh::trust::Error> {
         let config = tls::server(membership.trust())?;
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), membership: membership.clone() })
+        Ok(Self {
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            membership: membership.clone(),
+            places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            of_members: Places::default(),
+        })
     }
 
     /// The connection of a member; `None` for everybody else.
     async fn shake_hands(self: Arc<Self>, raw: Raw) -> Option<(Connection, SocketAddr)> {
-        let Raw { stream, peer, places } = raw;
-        let failed = |error: &dyn std::fmt::Display| {
+        let peer = raw.peer;
+        match tokio::time::timeout(HANDSHAKE_LIMIT, self.prove(raw)).await {
+            Ok(Ok(connection)) => Some((connection, peer)),
             // Not louder: strangers must not be able to fill the log.
-            tracing::debug!(%peer, %error, "not a member");
-        };
-        let stream = match tokio::time::timeout(HANDSHAKE_LIMIT, self.acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
-                failed(&error);
-                return None;
+                tracing::debug!(%peer, %error, "not let in");
+                None
             }
             Err(late) => {
-                failed(&late);
-                return None;
-            }
-        };
-        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        match self.membership.verify(chain) {
-            Ok(member) => {
-                let wire = Wire::Tls(Box::new(stream));
-                Some((Connection::new(wire, SILENCE_LIMIT, places, Some(Arc::new(member))), peer))
-            }
-            Err(refusal) => {
-                failed(&refusal);
+                tracing::debug!(%peer, %late, "not let in");
                 None
             }
         }
+    }
+
+    async fn prove(&self, raw: Raw) -> io::Result<Connection> {
+        let Raw { stream, mut places, .. } = raw;
+        let stream = self.acceptor.accept(stream).await?;
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let member = self.membership.verify(chain).map_err(io::Error::other)?;
+        places._of_member = self.of_members.enter(member.public_key, MAX_OF_MEMBER);
+        if places._of_member.is_none() {
+            return Err(io::Error::other(format!("'{}' has too many connections", member.name)));
+        }
+        places._place = Some(self.places.clone().acquire_owned().await.map_err(io::Error::other)?);
+        Ok(Connection::new(Wire::Tls(Box::new(stream)), SILENCE_LIMIT, places, Some(Arc::new(member))))
     }
 }
 
@@ -104,6 +119,7 @@ struct Raw {
 #[derive(Default)]
 struct Held {
     _place: Option<OwnedSemaphorePermit>,
+    _of_member: Option<Place<[u8; 32]>>,
     _relay: Option<Place<NodeId>>,
 }
 
@@ -114,7 +130,10 @@ pub(super) struct Guarded {
 }
 
 enum Source {
-    Plain(Door),
+    Plain {
+        door: Door,
+        places: Arc<Semaphore>,
+    },
     /// Doors are watched by a task that ends with this listener.
     Tls {
         finished: mpsc::Receiver<(Connection, SocketAddr)>,
@@ -122,16 +141,11 @@ enum Source {
     },
 }
 
-struct Door {
-    listener: TcpListener,
-    places: Arc<Semaphore>,
-}
+struct Door(TcpListener);
 
 impl Door {
     async fn open(&mut self) -> Raw {
-        // The semaphore is never closed; if it were, connections would go unlimited rather than unanswered.
-        let place = self.places.clone().acquire_owned().await.ok();
-        let (stream, peer) = Listener::accept(&mut self.listener).await;
+        let (stream, peer) = Listener::accept(&mut self.0).await;
         // Answers are small; waiting to fill a packet would only delay them.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
@@ -140,7 +154,7 @@ impl Door {
         if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&keep_alive) {
             tracing::debug!(%error, "cannot set SO_KEEPALIVE");
         }
-        Raw { stream: Carrier::Tcp(stream), peer, places: Held { _place: place, _relay: None } }
+        Raw { stream: Carrier::Tcp(stream), peer, places: Held::default() }
     }
 }
 
@@ -148,9 +162,9 @@ impl Guarded {
     /// With `tls`, for members only; of those also the ones whom other cloudlets bring.
     pub(super) fn new(listener: TcpListener, tls: Option<Tls>, relayed: Option<Relays>) -> Self {
         let address = listener.local_addr();
-        let door = Door { listener, places: Arc::new(Semaphore::new(MAX_CONNECTIONS)) };
+        let door = Door(listener);
         let source = match tls {
-            None => Source::Plain(door),
+            None => Source::Plain { door, places: Arc::new(Semaphore::new(MAX_CONNECTIONS)) },
             Some(tls) => {
                 let (sender, finished) = mpsc::channel(FINISHED);
                 let task = tokio::spawn(shake_all_hands(door, Arc::new(tls), relayed, sender));
@@ -161,18 +175,51 @@ impl Guarded {
     }
 }
 
-/// Takes a connection that another cloudlet brought, if there is room; it is not left waiting, since the next one would
-/// wait behind it.
-fn take(places: &Arc<Semaphore>, relayed: Relayed) -> Option<Raw> {
+/// A connection that another cloudlet brought: it stands in no crowd, since that cloudlet has its own limit.
+fn brought(relayed: Relayed) -> Raw {
     let Relayed { stream, by, place } = relayed;
-    let Ok(own) = places.clone().try_acquire_owned() else {
-        tracing::debug!(%by, "no room for a relayed connection");
-        return None;
-    };
+    tracing::debug!(%by, "another cloudlet brings a connection");
     // Relayed connections have no address; the certificate says who it is.
     let peer = SocketAddr::from(([0, 0, 0, 0], 0));
-    let places = Held { _place: Some(own), _relay: Some(place) };
-    Some(Raw { stream: Carrier::Relayed(Box::new(stream)), peer, places })
+    let places = Held { _relay: Some(place), ..Held::default() };
+    Raw { stream: Carrier::Relayed(Box::new(stream)), peer, places }
+}
+
+/// Handshakes under way.
+struct Hands {
+    crowd: Crowd<u64>,
+    aborts: BTreeMap<u64, AbortHandle>,
+    shaking: JoinSet<(u64, Option<(Connection, SocketAddr)>)>,
+    next: u64,
+}
+
+impl Hands {
+    fn shake(&mut self, tls: &Arc<Tls>, raw: Raw) {
+        let key = self.next;
+        self.next += 1;
+        let (tls, stranger) = (tls.clone(), matches!(raw.stream, Carrier::Tcp(_)).then(|| raw.peer.ip()));
+        let abort = self.shaking.spawn(async move { (key, tls.shake_hands(raw).await) });
+        if let Some(ip) = stranger {
+            self.aborts.insert(key, abort);
+            if let Some(gone) = self.crowd.push(key, ip)
+                && let Some(abort) = self.aborts.remove(&gone)
+            {
+                abort.abort();
+            }
+        }
+    }
+
+    fn done(&mut self, key: u64) {
+        self.crowd.leave(key);
+        self.aborts.remove(&key);
+    }
+
+    /// One that panicked does not say which it was.
+    fn sweep(&mut self) {
+        let finished: Vec<u64> =
+            self.aborts.iter().filter(|(_, abort)| abort.is_finished()).map(|(key, _)| *key).collect();
+        finished.into_iter().for_each(|key| self.done(key));
+    }
 }
 
 async fn shake_all_hands(
@@ -181,8 +228,8 @@ async fn shake_all_hands(
     mut relayed: Option<Relays>,
     sender: mpsc::Sender<(Connection, SocketAddr)>,
 ) {
-    let mut shaking = JoinSet::new();
-    let places = door.places.clone();
+    let crowd = Crowd::new(tls.membership.strangers());
+    let mut hands = Hands { crowd, aborts: BTreeMap::new(), shaking: JoinSet::new(), next: 0 };
     loop {
         let next = async {
             match &mut relayed {
@@ -191,25 +238,24 @@ async fn shake_all_hands(
             }
         };
         tokio::select! {
-            raw = door.open() => {
-                shaking.spawn(tls.clone().shake_hands(raw));
-            }
-            brought = next => match brought {
-                Some(brought) => {
-                    if let Some(raw) = take(&places, brought) {
-                        shaking.spawn(tls.clone().shake_hands(raw));
-                    }
-                }
+            raw = door.open() => hands.shake(&tls, raw),
+            more = next => match more {
+                Some(more) => hands.shake(&tls, brought(more)),
                 None => relayed = None,
             },
-            Some(shaken) = shaking.join_next() => match shaken {
-                Ok(Some(member)) => {
-                    if sender.send(member).await.is_err() {
+            Some(shaken) = hands.shaking.join_next() => match shaken {
+                Ok((key, member)) => {
+                    hands.done(key);
+                    if let Some(member) = member && sender.send(member).await.is_err() {
                         return;
                     }
                 }
-                Ok(None) => {}
-                Err(panic) => tracing::error!(%panic, "a TLS handshake panicked"),
+                // It was pushed out.
+                Err(error) if error.is_cancelled() => {}
+                Err(panic) => {
+                    tracing::error!(%panic, "a TLS handshake panicked");
+                    hands.sweep();
+                }
             },
         }
     }
@@ -221,8 +267,11 @@ impl Listener for Guarded {
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         match &mut self.source {
-            Source::Plain(door) => {
-                let Raw { stream, peer, places } = door.open().await;
+            Source::Plain { door, places } => {
+                // The semaphore is never closed; if it were, connections would go unlimited rather than unanswered.
+                let place = places.clone().acquire_owned().await.ok();
+                let Raw { stream, peer, mut places } = door.open().await;
+                places._place = place;
                 (Connection::new(Wire::Plain(stream), SILENCE_LIMIT, places, None), peer)
             }
             Source::Tls { finished, .. } => match finished.recv().await {
@@ -422,8 +471,8 @@ mod tests {
     #[tokio::test]
     async fn further_connections_wait_until_one_ends() {
         let mut guarded = Guarded::new(TcpListener::bind("127.0.0.1:0").await.unwrap(), None, None);
-        let Source::Plain(door) = &mut guarded.source else { unreachable!() };
-        door.places = Arc::new(Semaphore::new(1));
+        let Source::Plain { places, .. } = &mut guarded.source else { unreachable!() };
+        *places = Arc::new(Semaphore::new(1));
         let address = guarded.local_addr().unwrap();
         let (_one, _two) =
             (TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap());

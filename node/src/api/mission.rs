@@ -78,7 +78,12 @@ pub(super) async fn hear(
         spread.map_err(|error| Failure::new(Code::Internal, error.to_string()))?;
     }
     let by_mesh = known(&membership).saturating_sub(known_before);
-    let learned = tokio::task::spawn_blocking(move || membership.learn(&encoded)).await;
+    let keep = move || {
+        let learned = membership.learn(&encoded)?;
+        // Whoever asked may rely on it from now on, whatever becomes of this cloudlet.
+        if by_mesh > 0 { membership.keep_revocations().map(|()| learned) } else { Ok(learned) }
+    };
+    let learned = tokio::task::spawn_blocking(keep).await;
     let learned =
         learned.map_err(|panic| Failure::new(Code::Internal, panic.to_string()))?.map_err(failed)?;
     let (new, known) = (learned.new + by_mesh, learned.known.saturating_sub(by_mesh));

@@ -123,6 +123,9 @@ pub struct Up {
     /// Let everybody in, over plain HTTP and without a mission; for development only
     #[arg(long)]
     pub insecure: bool,
+    /// Send no multicast at all (mission.quiet): found by QR code or address only
+    #[arg(long)]
+    pub no_multicast: bool,
 }
 
 /// Flags of `position`.

@@ -29,6 +29,9 @@ pub(super) fn run(flags: &Up, global: &Global, output: Output) -> Result<(), Fai
     if flags.insecure {
         settings.push(setting("--insecure", "trust.insecure", "true"));
     }
+    if flags.no_multicast {
+        settings.push(setting("--no-multicast", "mission.quiet", "true"));
+    }
     let config = super::load(global, settings)?.config;
     logging::start_daemon(global, &config.log, config.trust.insecure);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -49,8 +52,8 @@ pub(super) fn run(flags: &Up, global: &Global, output: Output) -> Result<(), Fai
     if stop.is_cancelled() {
         return Ok(());
     }
-    let name = config.node.name.clone();
-    let announced = |ready: &Ready| announce(ready, &name, output);
+    let (name, is_quiet) = (config.node.name.clone(), config.mission.quiet);
+    let announced = |ready: &Ready| announce(ready, &name, is_quiet, output);
     let result = runtime.block_on(daemon::run(config, parts, stop, announced)).map_err(Failure::from);
     runtime.shutdown_timeout(LAST_CALLS_LIMIT);
     result
@@ -74,10 +77,15 @@ fn open_hypervisor(config: &Config, output: Output) -> Result<hypervisor::Opened
 }
 
 /// Says where it answers. A daemon does its work also where nobody reads that.
-fn announce(ready: &Ready, name: &str, output: Output) {
+fn announce(ready: &Ready, name: &str, is_quiet: bool, output: Output) {
     let scheme = if ready.tls { "https" } else { "http" };
-    let text = || format!("cloudlet '{name}' answers at {scheme}://{} (node {})", ready.listen, ready.node);
-    let json =
-        || json!({"name": name, "listen": ready.listen, "node_id": ready.node.to_string(), "tls": ready.tls});
+    let text = || {
+        let quiet = if is_quiet { "; quiet: it sends no multicast" } else { "" };
+        format!("cloudlet '{name}' answers at {scheme}://{} (node {}){quiet}", ready.listen, ready.node)
+    };
+    let json = || {
+        let node = ready.node.to_string();
+        json!({"name": name, "listen": ready.listen, "node_id": node, "tls": ready.tls, "quiet": is_quiet})
+    };
     let _ = output.result(text, json);
 }

@@ -6,8 +6,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use mesh::advert::Position;
+use mesh::crowd::Limits;
 
-use super::{AcceleratorChoice, Api, Config, Discovery, Exchange, Hypervisor, Instances, Log, Mesh, Node};
+use super::{
+    AcceleratorChoice, Api, Config, Discovery, Exchange, Hypervisor, Instances, Log, Mesh, Node, Trust,
+};
 use crate::reach;
 
 /// Environment variables by name.
@@ -109,6 +112,25 @@ impl Config {
         self.trust.pairing_listen.unwrap_or_else(|| SocketAddr::new(self.api.listen.ip(), PAIRING_PORT))
     }
 
+    /// How many connections there may be whose other end has not proved itself yet.
+    pub fn strangers(&self) -> Limits {
+        let places = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+        Limits {
+            total: places(self.trust.strangers),
+            per_address: places(self.trust.strangers_per_address),
+            per_network: places(self.trust.strangers_per_network),
+        }
+    }
+
+    /// What a quiet mission makes of it: nothing by multicast.
+    pub fn obeying_quiet(mut self) -> Self {
+        if self.mission.quiet {
+            self.discovery.enabled = false;
+            self.mesh.multicast = false;
+        }
+        self
+    }
+
     /// Where other cloudlets reach this one.
     pub fn mesh_listen(&self) -> SocketAddr {
         self.mesh.listen.unwrap_or_else(|| SocketAddr::new(self.api.listen.ip(), MESH_PORT))
@@ -187,6 +209,20 @@ impl Default for Mesh {
 impl Default for Exchange {
     fn default() -> Self {
         Self { on_demand: true, rate_limit_kib_per_s: 0, patience_s: 600, reserve_mib: 1024 }
+    }
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        let places = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let Limits { total, per_address, per_network } = Limits::default();
+        Self {
+            insecure: false,
+            pairing_listen: None,
+            strangers: places(total),
+            strangers_per_address: places(per_address),
+            strangers_per_network: places(per_network),
+        }
     }
 }
 

@@ -84,7 +84,7 @@ pub const SECTIONS: [(&str, &str); 10] = [
 ];
 
 /// Every field, in the order of the template.
-pub const FIELDS: [Field; 31] = [
+pub const FIELDS: [Field; 35] = [
     computed(
         "the host name",
         "truck-7",
@@ -205,6 +205,13 @@ pub const FIELDS: [Field; 31] = [
             "A service that has not answered its health check after this long has failed.",
         ),
     ),
+    field(
+        "mission",
+        "quiet",
+        Kind::Boolean,
+        "Send no multicast at all, whatever discovery and mesh say: handhelds come by QR code or address, cloudlets by \
+         mesh.peers.",
+    ),
     computed(
         "none",
         "2026-12-01T06:00:00Z",
@@ -231,6 +238,25 @@ pub const FIELDS: [Field; 31] = [
             Kind::Address,
             "Where handhelds are paired while 'cloudlet mission pair' shows a code. Port 0 takes a free one.",
         ),
+    ),
+    field(
+        "trust",
+        "strangers",
+        Kind::Whole { least: 16, most: 65_536 },
+        "Most connections whose other end has not proved itself yet, to the API and to the mesh each.",
+    ),
+    field(
+        "trust",
+        "strangers_per_address",
+        Kind::Whole { least: 4, most: 65_536 },
+        "Most of those from one IPv4 address or one IPv6 /64. Behind NAT, 64 let in 16 newcomers a second at a round trip \
+         of 2 s, and 640 at 50 ms.",
+    ),
+    field(
+        "trust",
+        "strangers_per_network",
+        Kind::Whole { least: 4, most: 65_536 },
+        "Most of those from one IPv4 /24 or one IPv6 /48.",
     ),
     field("mesh", "enabled", Kind::Boolean, "Be in touch with the other cloudlets. Needs a mission."),
     computed(
@@ -347,7 +373,8 @@ mod tests {
             assert!(SECTIONS.iter().any(|(section, _)| *section == field.section), "{}", field.name());
             assert!(field.about.ends_with('.') && !field.takes().is_empty(), "{}", field.name());
             let is_number = matches!(field.kind, Kind::Whole { .. } | Kind::Number { .. });
-            let bare = ["instances.max", "instances.cpu_overcommit"].contains(&field.name().as_str());
+            let bare = ["instances.max", "instances.cpu_overcommit"].contains(&field.name().as_str())
+                || field.key.starts_with("strangers");
             assert_eq!(field.unit.is_some(), is_number && !bare, "unit of {}", field.name());
         }
     }

@@ -141,6 +141,9 @@ pub struct Instances {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Mission {
+    /// Whether to send no multicast at all, whatever `discovery` and `mesh` say: handhelds come by QR code or address, cloudlets
+    /// by `mesh.peers`. Default: false.
+    pub quiet: bool,
     /// When every instance is stopped and no new one is admitted, RFC 3339 with an offset, such as
     /// `2026-12-01T06:00:00Z`. Default: none.
     pub ends: Option<String>,
@@ -150,13 +153,20 @@ pub struct Mission {
 }
 
 /// Who may speak to it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Trust {
     /// Whether everybody may, over plain HTTP. For development only. Default: false.
     pub insecure: bool,
     /// Where handhelds are paired while a code is shown. Port 0 takes a free one. Default: the API's address, port 8478.
     pub pairing_listen: Option<SocketAddr>,
+    /// Most connections whose other end has not proved itself yet, to the API and to the mesh each, 16 to 65536. Default: 256;
+    /// see [`mesh::crowd::Limits`].
+    pub strangers: u32,
+    /// Most of those from one IPv4 address or one IPv6 /64. Default: 64.
+    pub strangers_per_address: u32,
+    /// Most of those from one IPv4 /24 or one IPv6 /48. Default: 192.
+    pub strangers_per_network: u32,
 }
 
 /// The other cloudlets of the mission.

@@ -172,6 +172,13 @@ fn state_dir(facts: &StateDir) -> Finding {
 
 fn multicast(facts: &Discovery) -> Finding {
     let name = "multicast";
+    if facts.quiet {
+        return Finding::ok(
+            name,
+            "none is sent: the mission is quiet (mission.quiet); handhelds come by QR code or address, cloudlets by \
+             mesh.peers",
+        );
+    }
     if !facts.enabled {
         return Finding::ok(name, "not needed: discovery.enabled is false");
     }

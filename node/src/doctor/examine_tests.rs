@@ -28,6 +28,7 @@ fn good() -> Facts {
         memory: Memory { total_bytes: 16 * GIB, available_bytes: 12 * GIB, reserve_bytes: GIB / 2 },
         disks: vec![disk("disk of state", "/s"), disk("disk of images", "/i")],
         discovery: Discovery {
+            quiet: false,
             enabled: true,
             wanted: Vec::new(),
             interfaces: Ok(vec![interface("lo", Ok(())), interface("eth0", Ok(()))]),
@@ -157,6 +158,7 @@ fn multicast_names_the_interfaces_that_can_and_those_that_cannot() {
     assert!(examine(&facts).iter().all(|finding| finding.status == Status::Ok));
     // Only loopback is what the user asked for: nothing to warn about.
     facts.discovery = Discovery {
+        quiet: false,
         enabled: true,
         wanted: vec!["lo".to_owned()],
         interfaces: Ok(vec![interface("lo", Ok(())), down()]),

@@ -69,6 +69,8 @@ pub struct Disk {
 /// How handhelds find it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Discovery {
+    /// Whether the mission is quiet: then nothing was sent to find out.
+    pub quiet: bool,
     /// Whether the configuration wants it to be found.
     pub enabled: bool,
     /// Interfaces that the configuration names.

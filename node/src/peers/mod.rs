@@ -68,6 +68,7 @@ pub fn start(
     // Nodes must not choose the same neighbours at the same time.
     let seed = rand::random();
     let mut config = swarm::Config::new(identity, addresses(listen), swarm::topic(trust), seed);
+    config.strangers = membership.strangers();
     config.core.multicast = settings.multicast;
     config.core.rendezvous = settings.peers.iter().map(|peer| rendezvous(peer)).collect::<Result<_, _>>()?;
     if settings.multicast {
@@ -109,8 +110,8 @@ async fn keep(peers: Peers, membership: Membership, local: Local, stop: Cancella
             }
             event = events.recv() => match event {
                 Ok(event) => heard(&membership, &event).await,
-                // What was missed are changes that are looked up anyway; revocations are kept with the next one.
-                Err(RecvError::Lagged(_)) => {}
+                // What was missed are changes that are looked up anyway, and perhaps a revocation.
+                Err(RecvError::Lagged(_)) => keep_revocations(&membership).await,
                 Err(RecvError::Closed) => return,
             },
         }
@@ -127,18 +128,22 @@ async fn heard(membership: &Membership, event: &Event) {
         Event::Unreachable(node) => tracing::info!(%node, "a cloudlet can no longer be reached"),
         Event::Expelled(node) => tracing::warn!(%node, "a cloudlet is no longer in the mission"),
         Event::Revocation(_) => {
-            let membership = membership.clone();
-            let kept = tokio::task::spawn_blocking(move || membership.keep_revocations()).await;
-            match kept {
-                Ok(Ok(())) => tracing::info!("certificates were revoked, another cloudlet says"),
-                Ok(Err(error)) => {
-                    let error: &dyn std::error::Error = &error;
-                    tracing::error!(error, "a revocation holds until this cloudlet ends, but cannot be kept");
-                }
-                Err(panic) => tracing::error!(%panic, "keeping a revocation panicked"),
-            }
+            tracing::info!("certificates were revoked, another cloudlet says");
+            keep_revocations(membership).await;
         }
         Event::Changed(_) | Event::Forgotten(_) | Event::NeighbourUp(_) | Event::NeighbourDown(..) => {}
+    }
+}
+
+async fn keep_revocations(membership: &Membership) {
+    let membership = membership.clone();
+    match tokio::task::spawn_blocking(move || membership.keep_revocations()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            let error: &dyn std::error::Error = &error;
+            tracing::error!(error, "a revocation holds until this cloudlet ends, but cannot be kept");
+        }
+        Err(panic) => tracing::error!(%panic, "keeping a revocation panicked"),
     }
 }
 

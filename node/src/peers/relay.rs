@@ -11,9 +11,11 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use mesh::NodeId;
-use mesh::swarm::{IncomingStreams, Stream, StreamError, StreamProtocol, key_of};
+use mesh::swarm::{IncomingStreams, PeerId, Stream, StreamError, StreamProtocol, key_of};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
 
 use super::Peers;
@@ -26,6 +28,9 @@ const OPEN_LIMIT: Duration = Duration::from_secs(4);
 /// Most connections that one cloudlet may have brought here at a time. Guess: the tunnels of a few handhelds, and far from
 /// all connections that the API takes ([`crate::api::MAX_CONNECTIONS`]).
 const MAX_BROUGHT: usize = 128;
+
+/// Most streams whose cloudlet has not said who it is. Guess: as many as one may bring.
+const MAX_UNNAMED: usize = MAX_BROUGHT;
 
 /// Bytes by way of the mesh.
 pub type ByPeer = Compat<Stream>;
@@ -45,18 +50,27 @@ pub struct Relays {
     streams: IncomingStreams,
     peers: Peers,
     places: Places<NodeId>,
+    /// Streams of cloudlets that have not said yet who they are.
+    unnamed: FuturesUnordered<BoxFuture<'static, Option<(NodeId, Stream)>>>,
 }
 
 impl Relays {
     /// The next one; `None` when the mesh has ended.
     pub(crate) async fn next(&mut self) -> Option<Relayed> {
         loop {
-            let (peer, stream) = self.streams.next().await?;
-            // Only proven members get this far.
-            let by = key_of(&peer).and_then(|key| {
-                self.peers.members().iter().find(|(_, member)| member.key == key).map(|(node, _)| *node)
-            });
-            let Some(by) = by else { continue };
+            let (by, stream) = tokio::select! {
+                arrived = self.streams.next() => {
+                    let (peer, stream) = arrived?;
+                    if self.unnamed.len() < MAX_UNNAMED {
+                        self.unnamed.push(named(self.peers.clone(), peer, stream).boxed());
+                    }
+                    continue;
+                }
+                Some(named) = self.unnamed.next() => match named {
+                    Some(named) => named,
+                    None => continue,
+                },
+            };
             match self.places.enter(by, MAX_BROUGHT) {
                 Some(place) => return Some(Relayed { stream: stream.compat(), by, place }),
                 None => tracing::debug!(%by, "it brings more connections than one cloudlet may"),
@@ -65,11 +79,26 @@ impl Relays {
     }
 }
 
+/// Whose stream it is. Only proven members get this far, but on a new link the first stream may come before the advert.
+async fn named(peers: Peers, peer: PeerId, stream: Stream) -> Option<(NodeId, Stream)> {
+    let key = key_of(&peer)?;
+    let mut members = peers.handle.members();
+    let known = members.wait_for(|members| members.values().any(|member| member.key == key));
+    let known = tokio::time::timeout(OPEN_LIMIT, known).await.ok()?.ok()?;
+    let (node, _) = known.iter().find(|(_, member)| member.key == key)?;
+    Some((*node, stream))
+}
+
 impl Peers {
     /// What other cloudlets bring to this one's API; `None` if somebody takes it already.
     pub fn relayed(&self) -> Option<Relays> {
         let streams = self.handle.accept_streams(PROTOCOL)?;
-        Some(Relays { streams, peers: self.clone(), places: Places::default() })
+        Some(Relays {
+            streams,
+            peers: self.clone(),
+            places: Places::default(),
+            unnamed: FuturesUnordered::new(),
+        })
     }
 
     /// A connection to the API of another cloudlet, over the link to it or a new one.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use handheld::api::PairingCode;
 use mesh::NodeId;
+use mesh::crowd::Limits;
 use mesh::trust::revocation::DecodeError;
 use mesh::trust::{
     CertificateDer, Home, Learned, Member, ParsePermissionsError, Permissions, Refusal, Trust,
@@ -80,6 +81,7 @@ pub struct Membership {
     trust: Trust,
     home: Home,
     pairing: Arc<pairing::Endpoint>,
+    strangers: Limits,
 }
 
 impl Membership {
@@ -103,7 +105,12 @@ impl Membership {
         }
         trust.still(member, unix().as_secs()).map_err(Error::NoLonger)?;
         let pairing = Arc::new(pairing::Endpoint::new(trust.clone(), config.pairing_listen(), stop));
-        Ok(Some(Self { trust, home, pairing }))
+        Ok(Some(Self { trust, home, pairing, strangers: config.strangers() }))
+    }
+
+    /// How many connections there may be, to the API and to the mesh each, whose other end has not proved itself yet.
+    pub fn strangers(&self) -> Limits {
+        self.strangers
     }
 
     /// Identity and mission.

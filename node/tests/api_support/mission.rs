@@ -1,5 +1,6 @@
 //! Missions for daemons of tests, their members, and a service that echoes.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -8,7 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use handheld::api::{Sharing, Start};
 use handheld::{Access, Client, Error};
 use mesh::NodeId;
-use mesh::trust::{Authority, Grant, Home, Permissions, Request, Role, Trust, Window};
+use mesh::advert::{Advert, Capabilities, Gpu};
+use mesh::trust::{Authority, Device, Grant, Home, Identity, Permissions, Request, Role, Trust, Window};
+use vm_images::manifest::Accelerator;
 
 use super::{Daemon, PATIENCE, World};
 
@@ -51,6 +54,31 @@ pub fn handheld(authority: &Authority, permissions: Permissions, dir: &Path) -> 
     let request = home.device().unwrap().request(Role::Handheld, "hand").unwrap();
     let grant = Grant { permissions, may_enroll: None, not_after_unix_s: None };
     home.join(&authority.enroll(&Request::from_der(&request).unwrap(), grant).unwrap()).unwrap()
+}
+
+/// A cloudlet that the authority enrolled, without a daemon.
+pub fn cloudlet(authority: &Authority) -> Trust {
+    let device = Device::generate().unwrap();
+    let node = NodeId::generate(&mut rand::rng());
+    let request = Request::from_der(&device.request(Role::Cloudlet(node), "member").unwrap()).unwrap();
+    let grant = Grant { permissions: Permissions::NONE, may_enroll: None, not_after_unix_s: None };
+    let bundle = authority.enroll(&request, grant).unwrap();
+    let mission = bundle.mission().unwrap();
+    Trust::new(Identity::new(device, &bundle, &mission).unwrap(), mission)
+}
+
+/// What a cloudlet says of itself that has nothing.
+pub fn advert(node: NodeId, name: &str) -> Advert {
+    let capabilities = Capabilities {
+        accelerator: Accelerator::Kvm,
+        gpu: Gpu::None,
+        architecture: "x86_64".to_owned(),
+        cpu_models: BTreeSet::new(),
+        machines: BTreeSet::new(),
+        guest_systems: BTreeSet::new(),
+        guest_speed_permille: Some(1000),
+    };
+    Advert::new(node, name.to_owned(), capabilities)
 }
 
 pub fn address(daemon: &Daemon) -> SocketAddr {

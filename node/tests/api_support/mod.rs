@@ -24,6 +24,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use vm_images::Store;
 
+pub mod fleet;
 pub mod hypervisor;
 pub mod images;
 pub mod mission;

@@ -37,6 +37,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod arp;
 pub mod check;
 pub mod control;
 mod counted;
@@ -99,6 +100,8 @@ impl Core {
 pub struct Lab {
     core: Arc<Core>,
     server: Option<control::Server>,
+    // In this order: whoever sees the name free finds the limits put back.
+    _room: arp::Room,
     _claim: runtime::Claim,
 }
 
@@ -115,6 +118,7 @@ impl Lab {
         tap::open_control()?;
         let claim = runtime::Claim::take(&topology.name)?;
         leftovers::sweep(&topology.name)?;
+        let room = arp::Room::make(&topology.name, topology.hosts.len())?;
         let macs = topology.macs();
         let (mut namespaces, mut inodes, mut taps) = (Vec::new(), Vec::new(), Vec::new());
         for (host, mac) in topology.hosts.iter().zip(&macs) {
@@ -126,7 +130,7 @@ impl Lab {
         let driver = Driver::start(medium, taps, topology.mtu)?;
         let core = Arc::new(Core { topology: topology.clone(), macs, namespaces, inodes, driver });
         let server = control::Server::start(Arc::clone(&core))?;
-        Ok(Self { core, server: Some(server), _claim: claim })
+        Ok(Self { core, server: Some(server), _room: room, _claim: claim })
     }
 
     /// The lab's name.

@@ -12,14 +12,14 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::{Error, error::system, leftovers, topology};
+use super::{Error, arp, error::system, leftovers, topology};
 
 /// Where labs of this machine meet. Gone after a reboot, as they are.
 const DIRECTORY: &str = "/run/cloudlet-lab";
 /// How long a lab may take to end after SIGTERM: more than its own programs get.
 const END_TIME: Duration = Duration::from_secs(15);
 
-fn path(name: &str, ending: &str) -> PathBuf {
+pub(super) fn path(name: &str, ending: &str) -> PathBuf {
     Path::new(DIRECTORY).join(format!("{name}.{ending}"))
 }
 
@@ -92,6 +92,18 @@ impl Drop for Claim {
     }
 }
 
+/// Whether labs other than `name` are running.
+pub(super) fn others_run(name: &str) -> bool {
+    let own = path(name, "lock");
+    std::fs::read_dir(DIRECTORY).into_iter().flatten().flatten().any(|entry| {
+        let file = entry.path();
+        let is_other = file.extension().is_some_and(|ending| ending == "lock") && file != own;
+        is_other
+            && File::open(&file)
+                .is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    })
+}
+
 /// Number of the process that runs lab `name`, from its lock file.
 fn owner(name: &str) -> Option<u32> {
     let mut text = String::new();
@@ -120,6 +132,7 @@ pub fn down(name: &str) -> Result<Ended, Error> {
         match Claim::take(name) {
             Ok(_claim) => {
                 let leftovers = leftovers::sweep(name)?;
+                arp::sweep(name);
                 return Ok(Ended { was_running, leftovers });
             }
             Err(Error::Running { .. }) => {

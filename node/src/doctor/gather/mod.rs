@@ -16,10 +16,13 @@ use crate::config::Config;
 pub fn facts(config: &Config, step: &mut dyn FnMut(&str)) -> Facts {
     let virtualisation = virtualisation::virtualisation(config, step);
     step("looking at the network");
+    let quiet = config.mission.quiet;
     let discovery = Discovery {
+        quiet,
         enabled: config.discovery.enabled,
         wanted: config.discovery.interfaces.clone(),
-        interfaces: multicast::interfaces(),
+        // Looking means sending.
+        interfaces: if quiet { Ok(Vec::new()) } else { multicast::interfaces() },
     };
     let port = (config.api.listen, port::state(config.api.listen, config.local_api()));
     step("reading the images");

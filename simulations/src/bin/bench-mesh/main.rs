@@ -15,7 +15,6 @@
 
 mod aims;
 mod arguments;
-mod arp;
 mod clock;
 mod fleet;
 mod machine;
@@ -51,7 +50,6 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     for system in systems.iter().chain(&arguments.split_systems()) {
         system.check(arguments)?;
     }
-    let _room = arp::Room::make()?;
     let machine = machine::look();
     println!("{machine}");
     let command = std::env::args().collect::<Vec<_>>().join(" ");
