@@ -23,7 +23,7 @@ bench: packages
 	target/release/cloudlet image build all
 	cargo bench --locked -p node --bench ready
 
-# Five cloudlets and three handhelds in the lab, on real multicast and TLS; some five minutes, as root.
+# Five cloudlets and three handhelds in the lab, on real multicast and TLS; two minutes, as root.
 mesh-demo: packages
 	cargo build --release --locked -p node -p handheld -p simulations
 	target/release/cloudlet image build all
