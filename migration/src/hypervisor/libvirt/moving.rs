@@ -11,14 +11,14 @@
 //! that has already been sent travels twice.
 
 use std::io::{Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use serde_json::json;
 use virt::domain::Domain;
 
 use super::monitor::{self, command};
-use super::suspend::{accept, file_error};
+use super::suspend::{file_error, stream_of};
 use super::wait::{Deadline, poll};
 use super::{CloneSpec, Error, LOAD_LIMIT, Libvirt, libvirt_error};
 use crate::VmId;
@@ -80,16 +80,10 @@ impl Moving for Libvirt {
 }
 
 fn begin(domain: &Domain) -> Result<UnixStream, Error> {
-    let directory = tempfile::tempdir().map_err(|source| file_error(&std::env::temp_dir(), source))?;
-    let socket = directory.path().join("stream");
-    let listener = UnixListener::bind(&socket).map_err(|source| file_error(&socket, source))?;
-    listener.set_nonblocking(true).map_err(|source| file_error(&socket, source))?;
     set_way_back(domain, true)?;
-    monitor::migrate_to_socket(domain, &socket)?;
-    let mut stream = accept(&listener, &socket)?;
+    // Without a limit on reading: a cut link may hold the reader up for as long as it likes, and QEMU holds nobody up.
+    let (mut stream, socket) = stream_of(domain)?;
     stream.write_all(&ALL_IS_WELL).map_err(|source| file_error(&socket, source))?;
-    // A cut link may hold the reader up for as long as it likes; QEMU holds nobody up.
-    stream.set_read_timeout(None).map_err(|source| file_error(&socket, source))?;
     Ok(stream)
 }
 

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use virt::domain::Domain;
@@ -22,12 +22,8 @@ const DOING: &str = "cannot write the guest out";
 
 pub(super) fn suspend(domain: &Domain, into: &SuspendFiles) -> Result<Suspended, Error> {
     domain.suspend().map_err(|error| libvirt_error("cannot pause the guest", &error))?;
-    let directory = tempfile::tempdir().map_err(|source| file_error(&std::env::temp_dir(), source))?;
-    let socket = directory.path().join("stream");
-    let listener = UnixListener::bind(&socket).map_err(|source| file_error(&socket, source))?;
-    listener.set_nonblocking(true).map_err(|source| file_error(&socket, source))?;
-    monitor::migrate_to_socket(domain, &socket)?;
-    let stream = accept(&listener, &socket)?;
+    let (stream, socket) = stream_of(domain)?;
+    stream.set_read_timeout(Some(STALL_LIMIT)).map_err(|source| file_error(&socket, source))?;
     let split = receive(stream, into)?;
     monitor::wait_migrated(domain, DOING, QEMU_LIMIT)?;
     Ok(Suspended {
@@ -37,7 +33,17 @@ pub(super) fn suspend(domain: &Domain, into: &SuspendFiles) -> Result<Suspended,
     })
 }
 
-pub(super) fn accept(listener: &UnixListener, socket: &Path) -> Result<UnixStream, Error> {
+/// Has QEMU write a guest's migration stream into this process. The path is the socket's, for what is said of errors; it is gone.
+pub(super) fn stream_of(domain: &Domain) -> Result<(UnixStream, PathBuf), Error> {
+    let directory = tempfile::tempdir().map_err(|source| file_error(&std::env::temp_dir(), source))?;
+    let socket = directory.path().join("stream");
+    let listener = UnixListener::bind(&socket).map_err(|source| file_error(&socket, source))?;
+    listener.set_nonblocking(true).map_err(|source| file_error(&socket, source))?;
+    monitor::migrate_to_socket(domain, &socket)?;
+    Ok((accept(&listener, &socket)?, socket))
+}
+
+fn accept(listener: &UnixListener, socket: &Path) -> Result<UnixStream, Error> {
     let accepted = poll(Deadline::after(QEMU_LIMIT), Duration::from_millis(1), || match listener.accept() {
         Ok((stream, _)) => Ok(Some(stream)),
         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
@@ -47,7 +53,6 @@ pub(super) fn accept(listener: &UnixListener, socket: &Path) -> Result<UnixStrea
         .map_err(|source| file_error(socket, source))?
         .ok_or(Error::TooSlow { doing: DOING, limit: QEMU_LIMIT })?;
     stream.set_nonblocking(false).map_err(|source| file_error(socket, source))?;
-    stream.set_read_timeout(Some(STALL_LIMIT)).map_err(|source| file_error(socket, source))?;
     Ok(stream)
 }
 
