@@ -52,10 +52,16 @@ impl Bucket {
 
     /// When something may be taken.
     pub(super) fn opens_at(&self) -> Duration {
-        if self.tokens > 0.0 {
+        if self.tokens > 0.0 { self.at } else { self.reaches_at(0) }
+    }
+
+    /// When so much is there.
+    pub(super) fn reaches_at(&self, amount: u64) -> Duration {
+        let lacking = amount as f64 - self.tokens;
+        if lacking < 0.0 {
             return self.at;
         }
-        self.at + Duration::from_secs_f64(-self.tokens / self.per_s) + Duration::from_millis(1)
+        self.at + Duration::from_secs_f64(lacking / self.per_s) + Duration::from_millis(1)
     }
 }
 

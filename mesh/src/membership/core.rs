@@ -160,6 +160,9 @@ impl Core {
             });
             sooner(link.flushes_at());
         }
+        for asked in self.wants.keys() {
+            sooner(self.links.get(asked).map(Link::questions_at));
+        }
         wake
     }
 

@@ -22,6 +22,10 @@ const OUTBOUND_BURST_BYTES: u64 = 64 * 1024;
 /// thousand, and what a link of 64 kbit/s carries; somebody who asks again and again for all of it gets no more.
 const ANSWERS_BURST_BYTES: u64 = 1 << 20;
 const ANSWERS_BYTES_PER_S: u64 = 8 * 1024;
+/// Questions to a neighbour that may go out at once, and per second; more go together in one frame. Whoever makes this node ask
+/// by every frame could otherwise fill the link's queue before its share of frames is used up. Guess: a join asks some ten times.
+const QUESTIONS_BURST: u64 = 32;
+const QUESTIONS_PER_S: u64 = 8;
 /// Most nodes of which it is remembered what a neighbour holds. Guess: twice the nodes that a node remembers itself.
 const MAX_KNOWN: usize = 2 * MAX_ENTRIES;
 
@@ -60,6 +64,7 @@ pub(super) struct Link {
     inbound_bytes: Bucket,
     inbound_frames: Bucket,
     answers: Bucket,
+    questions: Bucket,
     /// When we asked with a summary last.
     pub(super) summary_sent: Option<Duration>,
     /// Two digests that differed, and at how many beats they did.
@@ -88,6 +93,7 @@ impl Link {
             inbound_bytes: Bucket::new(INBOUND_BYTES_PER_S, INBOUND_BURST_BYTES, now),
             inbound_frames: Bucket::new(INBOUND_FRAMES_PER_S, INBOUND_BURST_FRAMES, now),
             answers: Bucket::new(ANSWERS_BYTES_PER_S, ANSWERS_BURST_BYTES, now),
+            questions: Bucket::new(QUESTIONS_PER_S, QUESTIONS_BURST, now),
             summary_sent: None,
             same_difference: (None, 0),
             strikes: 0,
@@ -107,6 +113,16 @@ impl Link {
             self.answers.take(u64::try_from(bytes).unwrap_or(u64::MAX), now);
         }
         is_open
+    }
+
+    /// Whether a frame of questions may go out now; if so, it does.
+    pub(super) fn may_question(&mut self, now: Duration) -> bool {
+        self.questions.try_take(1, now)
+    }
+
+    /// When a frame of questions may go out.
+    pub(super) fn questions_at(&self) -> Duration {
+        self.questions.reaches_at(1)
     }
 
     /// The neighbour holds this state or a newer one. It says so itself, so there is an end to what is noted.
@@ -170,6 +186,19 @@ mod tests {
         assert_eq!(link.known.len(), MAX_KNOWN);
         link.holds(node(0), Version { sequence: 2, mark: 0 });
         assert_eq!(link.known[&node(0)].sequence, 2, "those who are noted go on");
+    }
+
+    #[test]
+    fn who_makes_this_node_ask_by_every_frame_is_asked_a_few_times_a_second() {
+        let mut link = link();
+        let ms = Duration::from_millis;
+        let asked = (0..10_000).filter(|n| link.may_question(ms(*n))).count();
+        assert!((111..=113).contains(&asked), "{asked} in ten seconds");
+        let next = link.questions_at();
+        assert!(
+            !link.may_question(next - ms(2)) && link.may_question(next),
+            "the time that it names is right"
+        );
     }
 
     #[test]

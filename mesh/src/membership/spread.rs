@@ -232,8 +232,11 @@ impl Core {
     pub(super) fn send_wants(&mut self) {
         for (node, mut wants) in std::mem::take(&mut self.wants) {
             wants.truncate(MAX_ENTRIES);
-            if self.links.contains_key(&node) {
+            let Some(link) = self.links.get_mut(&node) else { continue };
+            if link.may_question(self.now.boot) {
                 self.send(node, Frame::Want(wants));
+            } else {
+                self.wants.insert(node, wants);
             }
         }
     }
