@@ -9,7 +9,8 @@
 //!   --mdns                also run libp2p's mDNS
 //! ```
 //!
-//! A node prints JSON lines: `{"unix_ms":…,"event":"joined","node":"…","members":…}`; for `changed` also `"name"`.
+//! A node prints JSON lines: `{"unix_ms":…,"event":"joined","node":"…","members":…}`; for `changed` also `"name"`,
+//! for `neighbour-down` also `"why"`.
 //! It reads commands from standard input: `event TEXT` changes its advert's name, `announce TEXT` sends a notice,
 //! `status` prints members, neighbours and counters, `leave` says goodbye. End of input is no command: it stays.
 
@@ -200,10 +201,12 @@ fn print(handle: &swarm::Handle, event: &Event) {
     let members = members.borrow();
     let there = members.values().filter(|member| !matches!(member.reach, Reach::UnreachableSince(_))).count();
     let name = members.get(&node).map(|member| member.advert.name.clone());
-    println!(
-        "{}",
-        json!({"unix_ms": unix_ms(), "event": kind, "node": node, "name": name, "members": there})
-    );
+    let mut line =
+        json!({"unix_ms": unix_ms(), "event": kind, "node": node, "name": name, "members": there});
+    if let Event::NeighbourDown(_, why) = event {
+        line["why"] = format!("{why:?}").to_lowercase().into();
+    }
+    println!("{line}");
 }
 
 async fn status(handle: &swarm::Handle) -> Result<(), Failure> {

@@ -16,7 +16,7 @@ use libp2p::{PeerId, swarm};
 use futures_util::future::Either as Output;
 
 /// The name says the version of [`crate::wire::frame`].
-const PROTOCOL: StreamProtocol = StreamProtocol::new("/cloudlet/link/1");
+const PROTOCOL: StreamProtocol = StreamProtocol::new("/cloudlet/link/2");
 
 /// A connection's stream is there.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ pub mod cells;
 pub mod frame;
 
 /// Version of the frames that this release writes and reads.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Bytes that are not a frame, or a frame that cannot become what it should be.
 #[derive(Debug, thiserror::Error)]

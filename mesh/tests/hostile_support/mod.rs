@@ -16,7 +16,7 @@ use mesh::wire::frame;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-pub const LINK: StreamProtocol = StreamProtocol::new("/cloudlet/link/1");
+pub const LINK: StreamProtocol = StreamProtocol::new("/cloudlet/link/2");
 /// What members speak behind the gate.
 pub const PROVEN: [StreamProtocol; 5] = [
     StreamProtocol::new("/meshsub/1.1.0"),

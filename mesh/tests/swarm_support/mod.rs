@@ -220,7 +220,7 @@ impl Silent {
             match self.swarm.select_next_some().await {
                 SwarmEvent::ConnectionEstablished { peer_id, .. } => {
                     let mut control = self.swarm.behaviour().new_control();
-                    let protocol = libp2p::StreamProtocol::new("/cloudlet/link/1");
+                    let protocol = libp2p::StreamProtocol::new("/cloudlet/link/2");
                     streams.push(tokio::spawn(async move { control.open_stream(peer_id, protocol).await }));
                 }
                 SwarmEvent::ConnectionClosed { .. } => break,

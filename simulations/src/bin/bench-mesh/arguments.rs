@@ -19,7 +19,8 @@ pub struct Arguments {
     /// How many nodes; one phase each. None: only the long split.
     #[arg(long, value_name = "N", value_delimiter = ',', num_args = 0.., default_values_t = [5, 20, 30, 50], value_parser = clap::value_parser!(u8).range(2..=100))]
     pub sizes: Vec<u8>,
-    /// Which links: `full` is 100 Mbit/s and 1 ms, `narrow` is 64 kbit/s, 50 ms and 5 % loss, both for each pair.
+    /// Which links: `full` is 100 Mbit/s and 1 ms, `narrow` is 64 kbit/s, 50 ms and 5 % loss, `rough` 64 kbit/s, 150 ms and
+    /// 20 % loss in bursts of four, each for each pair.
     #[arg(long, value_delimiter = ',', default_values_t = [Radio::Full, Radio::Narrow])]
     pub radios: Vec<Radio>,
     /// Which of serf to measure beside: any of `lan`, `wan`, `lan+key`, `wan+key` (with its encryption on).

@@ -33,6 +33,8 @@ pub struct Node {
     pub links: Option<usize>,
     /// How often it said that somebody had gone.
     pub alarms: usize,
+    /// How often it gave up a link because it heard nothing.
+    pub silences: usize,
     /// When its output ended.
     pub ended: Option<Instant>,
 }
@@ -56,7 +58,8 @@ impl Node {
                 self.gone.insert(node, at);
                 self.alarms += 1;
             }
-            Said::Parted(node) => {
+            Said::Parted { node, is_silent } => {
+                self.silences += usize::from(is_silent);
                 self.parted.insert(node, at);
             }
             Said::Links(links) => self.links = Some(links),

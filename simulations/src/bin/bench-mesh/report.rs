@@ -55,6 +55,8 @@ pub struct Idle {
     pub links_per_node: Option<f64>,
     /// How often any node said of a living one that it had gone.
     pub false_alarms: usize,
+    /// How often any node gave up a link to a living one because it heard nothing, counted at both ends.
+    pub links_given_up: usize,
 }
 
 /// How long it took, seconds.

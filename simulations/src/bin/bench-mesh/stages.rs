@@ -35,16 +35,18 @@ pub fn idle(fleet: &mut Fleet, window: Duration) -> anyhow::Result<Idle> {
     let before = (fleet.lab.counters()?, alarms(fleet));
     pass(window);
     let counted = fleet.lab.counters()?.since(&before.0);
-    let false_alarms = alarms(fleet) - before.1;
+    let after = alarms(fleet);
     fleet.check()?;
     let mut idle = sent(fleet, &counted);
-    idle.false_alarms = false_alarms;
+    idle.false_alarms = after.0 - before.1.0;
+    idle.links_given_up = after.1 - before.1.1;
     idle.links_per_node = links(fleet)?;
     Ok(idle)
 }
 
-fn alarms(fleet: &Fleet) -> usize {
-    fleet.nodes().iter().map(|node| node.alarms).sum()
+/// How often nodes said until now that somebody had gone, and that they gave up a silent link.
+fn alarms(fleet: &Fleet) -> (usize, usize) {
+    fleet.nodes().iter().fold((0, 0), |(gone, links), node| (gone + node.alarms, links + node.silences))
 }
 
 /// What was sent by each living node.
@@ -64,6 +66,7 @@ pub fn sent(fleet: &Fleet, counted: &Counters) -> Idle {
         frames_per_s_mean: per_node(hosts.iter().map(|host| host.sent.frames).sum()),
         links_per_node: None,
         false_alarms: 0,
+        links_given_up: 0,
     }
 }
 

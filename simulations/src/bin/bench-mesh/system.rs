@@ -36,6 +36,7 @@ pub enum Profile {
 pub enum Radio {
     Full,
     Narrow,
+    Rough,
 }
 
 impl fmt::Display for Radio {
@@ -43,6 +44,7 @@ impl fmt::Display for Radio {
         f.write_str(match self {
             Self::Full => "full",
             Self::Narrow => "narrow",
+            Self::Rough => "rough",
         })
     }
 }
@@ -50,17 +52,23 @@ impl fmt::Display for Radio {
 impl Radio {
     pub fn settings(self) -> anyhow::Result<Settings> {
         let rate = |text: &str| text.parse::<Rate>().map_err(|error| anyhow::anyhow!("{error}"));
+        let lossy = |delay_ms: u64, loss: &str| {
+            let loss = loss.parse().map_err(|error| anyhow::anyhow!("{error}"))?;
+            let delay = Duration::from_millis(delay_ms);
+            anyhow::Ok(Settings {
+                rate: rate("64k")?,
+                delay,
+                loss,
+                reorder: Share::default(),
+                ..Settings::default()
+            })
+        };
         Ok(match self {
             Self::Full => {
                 Settings { rate: rate("100M")?, delay: Duration::from_millis(1), ..Settings::default() }
             }
-            Self::Narrow => Settings {
-                rate: rate("64k")?,
-                delay: Duration::from_millis(50),
-                loss: "5%".parse().map_err(|error| anyhow::anyhow!("{error}"))?,
-                reorder: Share::default(),
-                ..Settings::default()
-            },
+            Self::Narrow => lossy(50, "5%")?,
+            Self::Rough => lossy(150, "20% burst 4")?,
         })
     }
 }
@@ -78,8 +86,8 @@ pub enum Said {
     Heard(String),
     /// That node is not there any more.
     Gone(String),
-    /// My link to that node has gone.
-    Parted(String),
+    /// My link to that node has gone; whether because nothing was heard of it.
+    Parted { node: String, is_silent: bool },
     /// I have so many links.
     Links(usize),
 }
@@ -218,7 +226,7 @@ fn understand_cloudlet(line: &str) -> Option<Said> {
         "said" => Said::Began,
         "joined" | "changed" => Said::Here { node: node()?, name: line["name"].as_str().map(str::to_owned) },
         "left" | "unreachable" => Said::Gone(node()?),
-        "neighbour-down" => Said::Parted(node()?),
+        "neighbour-down" => Said::Parted { node: node()?, is_silent: line["why"] == "silent" },
         "status" => Said::Links(line["neighbours"].as_array()?.len()),
         _ => return None,
     })
@@ -264,7 +272,9 @@ mod tests {
         let here = |name: &str| Said::Here { node: "ab".to_owned(), name: Some(name.to_owned()) };
         assert_eq!(said(r#"{"event":"changed","node":"ab","name":"c2","members":3}"#), Some(here("c2")));
         assert_eq!(said(r#"{"event":"unreachable","node":"ab"}"#), Some(Said::Gone("ab".to_owned())));
-        assert_eq!(said(r#"{"event":"neighbour-down","node":"ab"}"#), Some(Said::Parted("ab".to_owned())));
+        let parted = |is_silent| Some(Said::Parted { node: "ab".to_owned(), is_silent });
+        assert_eq!(said(r#"{"event":"neighbour-down","node":"ab","why":"crowded"}"#), parted(false));
+        assert_eq!(said(r#"{"event":"neighbour-down","node":"ab","why":"silent"}"#), parted(true));
         assert_eq!(said(r#"{"event":"status","neighbours":["a","b"]}"#), Some(Said::Links(2)));
         assert_eq!(said("not JSON"), None);
     }

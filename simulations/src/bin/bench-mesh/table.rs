@@ -26,7 +26,7 @@ fn write(text: &mut String, report: &Report) -> std::fmt::Result {
     if !report.phases.is_empty() {
         writeln!(
             text,
-            "| nodes, radio | system | joined, s (kB sent per node) | idle, B/s sent per node (most) | change known, s: median / p95 / last | not held back | bytes per change, all nodes | crash known, s: neighbours / everybody (last) | false alarms | load |"
+            "| nodes, radio | system | joined, s (kB sent per node) | idle, B/s sent per node (most) | change known, s: median / p95 / last | not held back | bytes per change, all nodes | crash known, s: neighbours / everybody (last) | false alarms, links given up | load |"
         )?;
         writeln!(text, "|---|---|---|---|---|---|---|---|---|---|")?;
         report.phases.iter().try_for_each(|phase| row(text, phase))?;
@@ -57,7 +57,7 @@ fn row(text: &mut String, phase: &Phase) -> std::fmt::Result {
     let missed = if crashes.missed == 0 { String::new() } else { format!(", {} missed", crashes.missed) };
     writeln!(
         text,
-        "| {}, {} | {} | {} ({:.0}) | {:.0} ({:.0}) | {} | {} | {:.0} | {} / {}{missed} | {} | {:.1} |",
+        "| {}, {} | {} | {} ({:.0}) | {:.0} ({:.0}) | {} | {} | {:.0} | {} / {}{missed} | {}, {} | {:.1} |",
         phase.nodes,
         phase.radio,
         phase.system,
@@ -71,6 +71,7 @@ fn row(text: &mut String, phase: &Phase) -> std::fmt::Result {
         seconds(crashes.neighbours.as_ref().and_then(|it| it.last)),
         seconds(crashes.everybody.last),
         idle.false_alarms,
+        idle.links_given_up,
         phase.load[0],
     )
 }
