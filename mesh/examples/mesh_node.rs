@@ -201,8 +201,7 @@ fn print(handle: &swarm::Handle, event: &Event) {
     let members = members.borrow();
     let there = members.values().filter(|member| !matches!(member.reach, Reach::UnreachableSince(_))).count();
     let name = members.get(&node).map(|member| member.advert.name.clone());
-    let mut line =
-        json!({"unix_ms": unix_ms(), "event": kind, "node": node, "name": name, "members": there});
+    let mut line = json!({"unix_ms": unix_ms(), "event": kind, "node": node, "name": name, "members": there});
     if let Event::NeighbourDown(_, why) = event {
         line["why"] = format!("{why:?}").to_lowercase().into();
     }

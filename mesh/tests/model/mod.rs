@@ -7,6 +7,7 @@
     reason = "support of tests: a failure is a panic, and real nodes run on the real clock"
 )]
 
+pub mod air;
 pub mod count;
 pub mod paper;
 pub mod trouble;
@@ -15,6 +16,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
+use air::Air;
 use count::Count;
 use mesh::advert::{Advert, Capabilities, Gpu};
 use mesh::membership::{
@@ -64,6 +66,11 @@ pub struct World {
     /// Bytes per second of each pair, each way; and when a pair has carried what it was given.
     rate: Option<u64>,
     busy_until: BTreeMap<(usize, usize), Duration>,
+    /// Packets that are lost below the streams, which repeat them.
+    air: Option<Air>,
+    /// Events of nodes that were told [`Event::Unreachable`], and links that were given up in silence.
+    pub alarms: usize,
+    pub links_given_up: usize,
 }
 
 /// Bytes that each side sends until a connection is up and both certificates are shown (captured in the lab).
@@ -133,7 +140,17 @@ impl World {
             one_way: Duration::from_millis(20),
             rate: None,
             busy_until: BTreeMap::new(),
+            air: None,
+            alarms: 0,
+            links_given_up: 0,
         }
+    }
+
+    /// Links of one kind that lose packets: this share of them, so many in a row on the average.
+    pub fn lossy(seed: u64, count: usize, one_way: Duration, share: f64, in_a_row: f64) -> Self {
+        let mut world = Self::joining(seed, count, one_way, Some(8_000));
+        world.air = Some(Air::new(share, in_a_row));
+        world
     }
 
     /// Nodes that all start within a second and have nothing but multicast, on links of one kind.
@@ -222,8 +239,10 @@ impl World {
                         }
                     }
                 }
+                Effect::Event(Event::NeighbourDown(_, Why::Silent)) => self.links_given_up += 1,
                 Effect::Event(Event::Unreachable(other)) => {
-                    self.log.push(format!("{:?} {node} lost sight of {}", self.now, index(other)))
+                    self.alarms += 1;
+                    self.log.push(format!("{:?} {node} lost sight of {}", self.now, index(other)));
                 }
                 Effect::Event(_) => {}
             }
@@ -250,9 +269,14 @@ impl World {
     /// How long so many bytes are on their way, behind what the pair was given before.
     fn carry(&mut self, from: usize, to: usize, bytes: usize) -> Duration {
         let Some(rate) = self.rate else { return self.one_way };
+        let repeats = match &mut self.air {
+            Some(air) => air.repeats((from, to), self.one_way * 2, &mut self.rng),
+            None => Duration::ZERO,
+        };
         let busy_until = self.busy_until.entry((from, to)).or_default();
         let takes = Duration::from_secs_f64(bytes as f64 / rate as f64);
-        *busy_until = (*busy_until).max(self.now) + takes;
+        // A stream is in order: what comes after a lost packet waits for it.
+        *busy_until = (*busy_until).max(self.now) + takes + repeats;
         *busy_until - self.now + self.one_way
     }
 

@@ -1,10 +1,10 @@
 //! Random histories, and what must hold when they are over.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mesh::advert::Presence;
-use mesh::membership::{Input, Reach};
+use mesh::membership::{Input, Members, Reach};
 use rand::RngExt;
 
 use super::{World, id, index};
@@ -99,6 +99,30 @@ impl World {
                 if self.nodes[index(*other)].has_left && member.advert.presence != Presence::Left {
                     assert!(matches!(member.reach, Reach::UnreachableSince(_)), "{other} has left");
                 }
+            }
+        }
+    }
+}
+
+/// When each node was first seen to say what it says.
+pub type News = BTreeMap<usize, Vec<(Duration, u64)>>;
+
+impl World {
+    /// Everybody who is up holds whatever anybody said `age` ago or earlier, as far as `news` has heard; call it often.
+    pub fn assert_news_travels(&self, news: &mut News, age: Duration) {
+        let up: Vec<usize> = (0..self.nodes.len()).filter(|node| self.nodes[*node].core.is_some()).collect();
+        let held: BTreeMap<usize, Members> =
+            up.iter().map(|node| (*node, self.nodes[*node].core.as_ref().unwrap().members())).collect();
+        for &node in &up {
+            let sequence = held[&node][&id(node)].advert.sequence;
+            let said = news.entry(node).or_default();
+            if said.last().is_none_or(|(_, last)| *last != sequence) {
+                said.push((self.now, sequence));
+            }
+            let Some((at, due)) = said.iter().rfind(|(at, _)| *at + age <= self.now) else { continue };
+            for &other in &up {
+                let has = held[&other].get(&id(node)).map_or(0, |member| member.advert.sequence);
+                assert!(has >= *due, "{other} does not hold at {:?} what {node} said at {at:?}", self.now);
             }
         }
     }
