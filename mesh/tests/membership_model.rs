@@ -1,7 +1,7 @@
 //! Model checker of the membership core: random histories of joins, leaves, crashes, partitions, clock jumps, lost,
 //! doubled and late frames. After each event the invariants hold; when the trouble ends everybody agrees.
 //!
-//! `SEED=n` replays one history; `HISTORIES=n` says how many (default 16, a minute on two cores).
+//! `SEED=n` replays one history; `HISTORIES=n` says how many (default 64, half a minute on two cores).
 
 mod model;
 
@@ -21,7 +21,7 @@ fn env(name: &str) -> Option<u64> {
 fn whatever_happens_everybody_agrees_in_the_end() {
     let seeds = match env("SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..env("HISTORIES").unwrap_or(16),
+        None => 0..env("HISTORIES").unwrap_or(64),
     };
     for seed in seeds {
         let mut world = World::new(seed);

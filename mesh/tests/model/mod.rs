@@ -53,6 +53,8 @@ pub struct World {
     pub log: Vec<String>,
     pub count: Count,
     nodes: Vec<Node>,
+    /// Name and public key of each node: making them takes longer than all the rest of a step.
+    known: Vec<(NodeId, [u8; 32])>,
     rng: ChaCha8Rng,
     queue: BinaryHeap<Reverse<(Duration, u64)>>,
     transit: BTreeMap<u64, Transit>,
@@ -73,8 +75,12 @@ pub struct World {
     pub links_given_up: usize,
 }
 
-/// Bytes that each side sends until a connection is up and both certificates are shown (captured in the lab).
-const HANDSHAKE_BYTES: usize = 3600;
+/// IP bytes that the side which dials, and the one which is dialled, send until both certificates are shown and the link
+/// is up. Captured with tcpdump between two `mesh_node` in the lab over QUIC (12 and 10 packets; two thirds are the padding
+/// that QUIC prescribes and the key shares of X25519MLKEM768); over TCP, Noise and yamux it is 1,860 and 1,940.
+const HANDSHAKE_BYTES: [usize; 2] = [4900, 4000];
+/// Round trips that takes, from the same capture: QUIC's own, the choice of the protocol, the certificates. TCP takes four.
+const HANDSHAKE_ROUND_TRIPS: u32 = 3;
 const UNIX_S: u64 = 1_800_000_000;
 
 pub fn id(node: usize) -> NodeId {
@@ -128,6 +134,7 @@ impl World {
             log: Vec::new(),
             count: Count::default(),
             nodes: Vec::new(),
+            known: Vec::new(),
             rng: ChaCha8Rng::seed_from_u64(seed),
             queue: BinaryHeap::new(),
             transit: BTreeMap::new(),
@@ -181,6 +188,8 @@ impl World {
                 has_left: false,
                 links: BTreeMap::new(),
             });
+            let node = self.known.len();
+            self.known.push((id(node), paper::key(node).verifying_key().to_bytes()));
             self.side.push(0);
         }
     }
@@ -300,10 +309,11 @@ impl World {
         self.next += 1;
         self.count.handshakes += 1;
         let session = self.next;
-        let there = self.carry(node, peer, HANDSHAKE_BYTES);
-        let back = self.carry(peer, node, HANDSHAKE_BYTES);
+        let there = self.carry(node, peer, HANDSHAKE_BYTES[0]);
+        let back = self.carry(peer, node, HANDSHAKE_BYTES[1]);
+        let more = self.one_way * 2 * (HANDSHAKE_ROUND_TRIPS - 1);
         // A dead session at the other end ends when the new one comes.
-        self.later(there + back + self.one_way, Transit::Up { node, peer, session, rendezvous });
+        self.later(there + back + more, Transit::Up { node, peer, session, rendezvous });
     }
 
     fn up(&mut self, node: usize, peer: usize, session: u64, rendezvous: Option<String>) {
@@ -391,25 +401,22 @@ impl World {
 
     /// Invariants that hold after every event.
     fn check(&mut self, node: usize) {
-        // Looking at everybody after every step is most of the time of a large world.
-        if self.nodes.len() > 12 && !self.count.frames().is_multiple_of(64) {
-            return;
-        }
         let Some(core) = &self.nodes[node].core else { return };
         let members = core.members();
         assert!(members.len() <= 1024);
         for (other, member) in &members {
             // Nobody is known who is not of the mission, and everybody by its own words.
             let who = index(*other);
-            assert_eq!(*other, id(who));
-            assert!(who < self.nodes.len(), "a node that never was");
-            assert!(member.advert.name.starts_with(&format!("{who}-")), "{}", member.advert.name);
-            assert_eq!(member.key, paper::key(who).verifying_key().to_bytes());
+            let Some((name, key)) = self.known.get(who) else { panic!("a node that never was") };
+            assert_eq!(other, name);
+            let says = member.advert.name.split_once('-').and_then(|(node, _)| node.parse().ok());
+            assert_eq!(says, Some(who), "{}", member.advert.name);
+            assert_eq!(member.key, *key);
             // The newest advert of a node never gives way to an older one.
             let last = self.sequences.entry((node, *other)).or_default();
             assert!(*last <= member.advert.sequence, "{node} went back on {who}");
             *last = member.advert.sequence;
-            if *other == id(node) {
+            if who == node {
                 assert_eq!(member.reach, Reach::Own);
             }
         }
