@@ -104,8 +104,8 @@ fn reasons_of_any_length_fit_and_cannot_play_with_terminals() {
 #[test]
 fn bad_frames_have_their_errors() {
     assert!(matches!(decode(&[]), Err(Error::Empty)));
-    assert!(matches!(decode(&[9, 1, 2]), Err(Error::Version(9))));
-    assert!(matches!(decode(&[1; MAX_BYTES + 1]), Err(Error::TooLong(_))));
+    assert!(matches!(decode(&[9, 1, 2]), Err(Error::Version { got: 9, .. })));
+    assert!(matches!(decode(&[1; MAX_BYTES + 1]), Err(Error::TooLong { .. })));
     let mut bytes = encode(&word(Message::Commit { grant: Grant(7) })).unwrap();
     bytes.push(0);
     assert!(matches!(decode(&bytes), Err(Error::Rest(1))));

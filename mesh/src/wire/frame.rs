@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::cells::Delta;
-use super::{Error, VERSION, from_bytes, to_bytes};
+use super::{Error, VERSION, versioned};
 use crate::NodeId;
 
 /// Longest frame, bytes, without its length prefix. An advert has at most 32 KiB; the rest is room.
@@ -145,20 +145,12 @@ struct SignedCell {
 
 /// The bytes of a frame.
 pub fn encode(frame: &Frame) -> Result<Vec<u8>, Error> {
-    let body = to_bytes(&Body::from(frame))?;
-    if body.len() >= MAX_BYTES {
-        return Err(Error::TooLong { length: body.len() + 1, most: MAX_BYTES });
-    }
-    Ok([&[VERSION], body.as_slice()].concat())
+    versioned::encode::<_, MAX_BYTES>(VERSION, &Body::from(frame))
 }
 
 /// The frame in bytes that somebody sent.
 pub fn decode(bytes: &[u8]) -> Result<Frame, Error> {
-    let (&version, body) = bytes.split_first().ok_or(Error::Empty)?;
-    if version != VERSION {
-        return Err(Error::Version(version));
-    }
-    Frame::try_from(from_bytes::<Body, MAX_BYTES>(body)?)
+    Frame::try_from(versioned::decode::<Body, MAX_BYTES>(VERSION, bytes)?)
 }
 
 fn few<T>(list: &[T], what: &'static str) -> Result<(), Error> {

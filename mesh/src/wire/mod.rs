@@ -3,8 +3,9 @@
 //! * [`cells`]: an advert as small named pieces, so that a change travels as the pieces that changed.
 //! * [`advert`]: which piece holds what.
 //! * [`frame`]: what two neighbours say to each other over their link.
+//! * [`versioned`]: a frame as such, one version byte and a bincode body (`config::standard()`); others' frames are made so, too.
 //!
-//! A frame is one version byte and a bincode body (`config::standard()`). The types here are the frame's own and
+//! The types here are the frame's own and
 //! mirror the core's, so that neither can change the other by accident. A reader takes at most a stated number of
 //! bytes, must use up every byte, and checks every range before a core type is made. Bincode is unmaintained; it
 //! stays behind this module. What a cloudlet signs is not a bincode body but the digest that
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 pub mod advert;
 pub mod cells;
 pub mod frame;
+pub mod versioned;
 
 /// Version of the frames that this release writes and reads.
 pub const VERSION: u8 = 2;
@@ -35,8 +37,13 @@ pub enum Error {
     #[error("an empty frame")]
     Empty,
     /// Written by a release that this one cannot read.
-    #[error("frame version {0}, this release reads {VERSION}")]
-    Version(u8),
+    #[error("frame version {got}, this release reads {reads}: bring both cloudlets to the same release")]
+    Version {
+        /// Which.
+        got: u8,
+        /// What this release reads.
+        reads: u8,
+    },
     /// Cut, flipped or not ours.
     #[error("a damaged frame")]
     Damaged(#[source] bincode::error::DecodeError),

@@ -1,5 +1,6 @@
 //! The words of a handoff as bytes: one version byte and a bincode body of types of its own.
 
+use mesh::wire::versioned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use vm_images::manifest::Accelerator;
@@ -8,40 +9,14 @@ use vm_images::{Digest, Hardware, ImageId};
 use super::message::{Attempt, Grant, Message, Offer, Reason};
 use crate::VmId;
 
+pub use mesh::wire::Error;
+
 /// Version of the frames that this release writes and reads.
 pub const VERSION: u8 = 1;
 /// Longest frame, bytes. The longest is an offer: names of hardware and a kernel command line, some 300 bytes; a guess with room.
 pub const MAX_BYTES: usize = 4096;
 /// Longest reason in words, bytes; what is longer is cut by the writer and refused by the reader.
 pub const MAX_WORDS_BYTES: usize = 1024;
-
-/// Bytes that are not a frame.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// More bytes than a frame may have; they were not decoded.
-    #[error("a frame of {0} bytes (at most {MAX_BYTES})")]
-    TooLong(usize),
-    /// Nothing at all.
-    #[error("an empty frame")]
-    Empty,
-    /// Written by a release that this one cannot read.
-    #[error(
-        "handoff frames of version {0}, this release reads {VERSION}: bring both cloudlets to the same release"
-    )]
-    Version(u8),
-    /// Cut, flipped or not ours.
-    #[error("a damaged frame")]
-    Damaged(#[source] bincode::error::DecodeError),
-    /// A whole frame and then something more.
-    #[error("{0} bytes after the end of a frame")]
-    Rest(usize),
-    /// A value outside its range.
-    #[error("a frame with a bad {0}")]
-    Value(&'static str),
-    /// The body could not be written.
-    #[error("cannot encode a frame")]
-    Encode(#[source] bincode::error::EncodeError),
-}
 
 /// A word about a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,11 +82,7 @@ enum ReasonCell {
 /// The offer's texts are too long for a frame.
 pub fn encode(word: &Word) -> Result<Vec<u8>, Error> {
     let body = Body { vm: word.vm.0.into_bytes(), word: Cell::from(&word.message) };
-    let body = bincode::serde::encode_to_vec(body, bincode::config::standard()).map_err(Error::Encode)?;
-    match body.len() + 1 {
-        length if length > MAX_BYTES => Err(Error::TooLong(length)),
-        _ => Ok([&[VERSION], body.as_slice()].concat()),
-    }
+    versioned::encode::<_, MAX_BYTES>(VERSION, &body)
 }
 
 /// The word in `bytes`, all of them.
@@ -120,18 +91,7 @@ pub fn encode(word: &Word) -> Result<Vec<u8>, Error> {
 ///
 /// Whatever is not exactly one frame of this version.
 pub fn decode(bytes: &[u8]) -> Result<Word, Error> {
-    if bytes.len() > MAX_BYTES {
-        return Err(Error::TooLong(bytes.len()));
-    }
-    let (version, rest) = bytes.split_first().ok_or(Error::Empty)?;
-    if *version != VERSION {
-        return Err(Error::Version(*version));
-    }
-    let config = bincode::config::standard().with_limit::<MAX_BYTES>();
-    let (body, used): (Body, _) = bincode::serde::decode_from_slice(rest, config).map_err(Error::Damaged)?;
-    if used < rest.len() {
-        return Err(Error::Rest(rest.len() - used));
-    }
+    let body = versioned::decode::<Body, MAX_BYTES>(VERSION, bytes)?;
     Ok(Word { vm: VmId(Uuid::from_bytes(body.vm)), message: body.word.try_into()? })
 }
 
