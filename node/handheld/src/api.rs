@@ -10,7 +10,7 @@
 //! | `GET /services/{id}` | | [`Service`], or 404 |
 //! | `POST /instances` | [`Start`] | [`Instance`]: 201 when this request created it, 200 when it was there |
 //! | `GET /instances` | | `[Instance]` |
-//! | `GET /instances/{id}?client_token=…` | | [`Instance`], or 404; with the token, the client is known to be there still |
+//! | `GET /instances/{id}?client_token=…` | | [`Instance`], 404, or 410 with [`Gone`]; with the token, the client is known to be there still |
 //! | `DELETE /instances/{id}?client_token=…` | | [`Instance`]: that client no longer uses it; the last one stops it |
 //! | `DELETE /instances/{id}?force=true` | | [`Instance`]: stopped whoever uses it |
 //! | `GET /instances/{id}/tunnel?client_token=…` | `Upgrade: cloudlet-tcp` | 101, then the bytes of a TCP connection to its service |
@@ -42,9 +42,11 @@ use uuid::Uuid;
 use vm_images::ServiceId;
 
 mod images;
+mod moved;
 mod standing;
 
 pub use images::{FetchImage, FetchState, FetchedFrom, ImageFetch};
+pub use moved::{Gone, Moved};
 pub use standing::{Drain, Guests, Heading, HeldService, Place, PowerSource, Standing};
 
 /// Version of this API, also the `v1` of its paths.
@@ -271,6 +273,8 @@ impl State {
 pub enum Event {
     /// An instance is now like this.
     Instance(Instance),
+    /// An instance runs on another cloudlet now.
+    Moved(Moved),
     /// The fetching of an image is now this far; told at most a few times a second.
     ImageFetch(ImageFetch),
     /// The listener was too slow and missed this many events: ask for the list again.

@@ -17,6 +17,9 @@ use crate::relay::Relay;
 use crate::{Access, Error, Events, Refusal, Step, now};
 
 mod images;
+mod whereabouts;
+
+pub(crate) use whereabouts::Whereabouts;
 
 /// Longest answer that is read, bytes. A cloudlet with 100 services and 100 instances answers with about 60 KiB.
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
@@ -320,7 +323,7 @@ impl Client {
             let instance = tokio::select! {
                 event = events.next() => match event {
                     Ok(Some(Event::Instance(instance))) if instance.id == id => instance,
-                    Ok(Some(Event::Instance(_) | Event::ImageFetch(_))) => continue,
+                    Ok(Some(Event::Instance(_) | Event::Moved(_) | Event::ImageFetch(_))) => continue,
                     Ok(Some(Event::Missed { .. })) => match self.instance(id).await {
                         Ok(instance) => instance,
                         Err(_) => return Ok(None),
@@ -381,14 +384,18 @@ impl Client {
     /// The answer, if it is not an error.
     async fn send(&self, doing: &'static str, request: RequestBuilder) -> Result<Response, Error> {
         let response = request.send().await.map_err(|source| self.vanished(doing, source))?;
-        if let Some(peer) = response.remote_addr() {
-            *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = Some(peer);
-        }
+        self.note_peer(&response);
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
         Err(self.refusal(doing, response).await)
+    }
+
+    fn note_peer(&self, response: &Response) {
+        if let Some(peer) = response.remote_addr() {
+            *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = Some(peer);
+        }
     }
 
     /// The error that an answer is.

@@ -49,6 +49,7 @@
 //! * [`discover`]: cloudlets on the link that really answered; [`survey`] and [`choose`]: which serves best.
 //! * [`Memory`]: what is remembered from one use to the next.
 //! * [`Endpoint`]: a local address for a service that only members reach; [`beyond`]: cloudlets behind others.
+//! * [`Follow`]: a local address at which a service answers wherever it runs, also after a handoff.
 //! * [`Session`], [`run_service`]: the whole way, with its [`Timing`].
 //! * [`speech`]: the protocol of the sample service.
 //!
@@ -63,6 +64,7 @@ mod discovery;
 mod endpoint;
 mod error;
 mod events;
+pub mod follow;
 mod http;
 pub mod memory;
 mod pair;
@@ -77,6 +79,7 @@ pub use discovery::{Behind, DISCOVERY_LIMIT, Reachable, Search, discover, publis
 pub use endpoint::{Endpoint, Way};
 pub use error::{Error, Refusal};
 pub use events::Events;
+pub use follow::Follow;
 pub use memory::Memory;
 pub use pair::{PairError, Paired, Where, pair};
 pub use relay::{MAX_RELAYS, beyond};

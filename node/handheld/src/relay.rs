@@ -67,6 +67,11 @@ impl Client {
         self.relay().map(|relay| relay.name.as_deref().unwrap_or_else(|| relay.first.url()))
     }
 
+    /// The cloudlet in between that is the nearest to the one that this speaks to; `None` if there is none in between.
+    pub(crate) fn first(&self) -> Option<&Self> {
+        self.relay().map(|relay| &relay.first)
+    }
+
     /// How many cloudlets are in between.
     pub fn relays(&self) -> usize {
         self.relay().map_or(0, |relay| 1 + relay.first.relays())

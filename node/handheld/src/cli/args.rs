@@ -12,6 +12,7 @@ use vm_images::ServiceId;
 
 use super::policy::SelectionOptions;
 use super::select::Select;
+use super::serve::Serve;
 
 /// Find cloudlets nearby and use their services.
 ///
@@ -110,6 +111,12 @@ pub enum Command {
         #[command(flatten)]
         start: StartOptions,
     },
+    /// Start a service and keep a local address for it until interrupted, wherever it moves.
+    ///
+    /// Programs that know nothing of cloudlets use that address. While the service moves to another cloudlet they see a pause
+    /// and no error: requests wait, and are sent again at the new place. A request that is not idempotent (POST, PATCH) and had
+    /// been sent may be done twice by a service that does not look at its Idempotency-Key; see --at-most-once.
+    Serve(Serve),
     /// Give a local address to a service that `start` or `run --keep` left running, until interrupted.
     Tunnel {
         /// The instance.

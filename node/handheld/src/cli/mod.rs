@@ -14,6 +14,7 @@ pub mod policy;
 pub mod position;
 pub mod run;
 pub mod select;
+pub mod serve;
 
 /// Does what was asked for.
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -30,6 +31,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Select(select) => select::select(global, &select).await,
         Command::Run { service } => run::run(global, service).await,
         Command::Start { service, start } => run::start(global, service, &start).await,
+        Command::Serve(serve) => serve::serve(global, serve).await,
         Command::Tunnel { instance, token, listen } => run::tunnel(global, instance, token, listen).await,
         Command::Stop { instance, token, force: _ } => run::stop(global, instance, token).await,
         Command::Completions { shell } => output::completions(shell),

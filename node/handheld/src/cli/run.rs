@@ -85,7 +85,7 @@ pub async fn start(global: &Global, service: ServiceId, start: &StartOptions) ->
 }
 
 /// Opens a session; an interrupt while it waits gives the instance back.
-async fn open(global: &Global, options: &Options, spinner: &Spinner) -> anyhow::Result<Session> {
+pub(super) async fn open(global: &Global, options: &Options, spinner: &Spinner) -> anyhow::Result<Session> {
     let starting = Starting::request(options, &|step| spinner.step(&step.to_string())).await?;
     spinner.step(&Step::Waiting.to_string());
     let ready = tokio::select! {
@@ -139,7 +139,7 @@ pub async fn tunnel(
 }
 
 /// Waits for Ctrl-C.
-async fn interrupted() -> anyhow::Error {
+pub(super) async fn interrupted() -> anyhow::Error {
     match tokio::signal::ctrl_c().await {
         Ok(()) => anyhow::anyhow!("interrupted; the instance was released"),
         Err(error) => error.into(),
