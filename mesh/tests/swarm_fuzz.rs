@@ -148,6 +148,8 @@ fn frames() -> impl Strategy<Value = Frame> {
         nodes().prop_map(Frame::Meet),
         Just(Frame::Part),
         Just(Frame::Ready),
+        Just(Frame::Ask),
+        Just(Frame::Here),
     ]
 }
 

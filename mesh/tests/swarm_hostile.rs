@@ -263,7 +263,7 @@ type Flood = (&'static str, fn(&Identity, u64) -> Frame);
 async fn a_member_that_floods_is_throttled_and_the_others_converge() {
     let mission = Mission::new();
     let (one, two) = pair(&mission).await;
-    let floods: [Flood; 4] = [
+    let floods: [Flood; 5] = [
         ("adverts", |identity, n| Frame::Adverts(vec![state(identity.node, 10 + n, "x", identity)])),
         ("adverts of nobody", |identity, n| {
             let node = NodeId::from_bytes([n.to_be_bytes(), [1; 8]].concat().try_into().unwrap());
@@ -273,6 +273,7 @@ async fn a_member_that_floods_is_throttled_and_the_others_converge() {
             let want = Want { node: identity.node, have: Version::default(), certificate: true };
             Frame::Want(vec![want; 64])
         }),
+        ("whether somebody is there", |_, _| Frame::Ask),
         ("rumours of revocations", |_, n| Frame::Summary { versions: Vec::new(), revocations: n }),
     ];
     for (what, frame) in floods {

@@ -68,6 +68,8 @@ fn frames() -> Vec<Frame> {
         Frame::Part,
         Frame::Ready,
         Frame::Have(vec![(node(), version)]),
+        Frame::Ask,
+        Frame::Here,
     ]
 }
 
@@ -89,6 +91,8 @@ fn the_bytes_of_every_frame_stay_as_they_are() {
         "0209".to_owned(),
         "020a".to_owned(),
         format!("020b01{id}0701020304"),
+        "020c".to_owned(),
+        "020d".to_owned(),
     ];
     assert_eq!(frames().len(), golden.len());
     for (frame, golden) in frames().iter().zip(golden) {
@@ -149,7 +153,7 @@ fn what_is_out_of_range_is_no_advert() {
 
 proptest! {
     #[test]
-    fn damaged_frames_never_panic(which in 0..13_usize, cut in 0..400_usize, flip in 0..3200_usize) {
+    fn damaged_frames_never_panic(which in 0..15_usize, cut in 0..400_usize, flip in 0..3200_usize) {
         let mut bytes = wire::frame::encode(&frames()[which]).unwrap();
         let bit = flip % (bytes.len() * 8);
         bytes[bit / 8] ^= 1 << (bit % 8);

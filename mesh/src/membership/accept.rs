@@ -22,9 +22,13 @@ impl Core {
             return;
         }
         link.heard = now;
+        link.is_asked = false;
         match frame {
             // The driver has used them up; here they mean nothing.
             Frame::Hello { .. } | Frame::Ready => {}
+            Frame::Ask => self.on_ask(from),
+            // That it was heard is all that it says.
+            Frame::Here => {}
             Frame::Beat { digest, held_us, degree } => self.on_beat(from, digest, held_us, degree),
             Frame::Summary { versions, revocations } => self.on_summary(from, &versions, revocations),
             Frame::Have(versions) => self.on_have(from, &versions),

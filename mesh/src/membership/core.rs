@@ -156,7 +156,7 @@ impl Core {
         for link in self.links.values() {
             sooner(match link.turn {
                 Turn::Ours(at) => Some(at),
-                Turn::Theirs => link.deadline(&self.config),
+                Turn::Theirs => link.asks_at(&self.config).or_else(|| link.deadline(&self.config)),
             });
             sooner(link.flushes_at());
         }

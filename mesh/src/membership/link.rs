@@ -43,6 +43,10 @@ pub(super) struct Link {
     pub(super) up: Duration,
     /// When the last frame came.
     pub(super) heard: Duration,
+    /// Whether it was asked, since then, why nothing is heard.
+    pub(super) is_asked: bool,
+    /// Whether a beat of this round was lost: how long the round took then says nothing of the round trip (Karn).
+    pub(super) is_repeated: bool,
     pub(super) turn: Turn,
     pub(super) beat_sent: Option<Duration>,
     pub(super) beat_got: Option<Duration>,
@@ -78,6 +82,8 @@ impl Link {
         Self {
             up: now,
             heard: now,
+            is_asked: false,
+            is_repeated: false,
             turn,
             beat_sent: None,
             beat_got: None,
@@ -140,11 +146,21 @@ impl Link {
 
     /// When the neighbour is given up unless it is heard of: it had its turn, and its grace.
     pub(super) fn deadline(&self, config: &Config) -> Option<Duration> {
-        let grace = config.grace.max(self.rtt.unwrap_or_default() * 4);
+        let grace = self.grace(config);
         match self.turn {
             Turn::Ours(_) => None,
             Turn::Theirs => Some(self.heard.max(self.beat_sent.unwrap_or(self.up)) + config.beat + grace),
         }
+    }
+
+    fn grace(&self, config: &Config) -> Duration {
+        config.grace.max(self.rtt.unwrap_or_default() * 4)
+    }
+
+    /// When a neighbour is asked that had its turn and is late: half of its grace is left for the answer.
+    pub(super) fn asks_at(&self, config: &Config) -> Option<Duration> {
+        let deadline = self.deadline(config).filter(|_| !self.is_asked)?;
+        Some(deadline.saturating_sub(self.grace(config) / 2))
     }
 
     /// Whether versions should be exchanged because of this difference: when it is new, and ever more rarely if that

@@ -110,6 +110,10 @@ pub enum Frame {
     Ready,
     /// The sender holds states of nodes that the other has not named yet: it may ask for them.
     Have(Vec<(NodeId, Version)>),
+    /// The sender should have heard a beat by now: answer at once.
+    Ask,
+    /// The answer.
+    Here,
 }
 
 type IdCell = [u8; NodeId::BYTES];
@@ -128,6 +132,8 @@ enum Body {
     Part,
     Ready,
     Have(Vec<VersionCell>),
+    Ask,
+    Here,
 }
 
 type VersionCell = (IdCell, u64, [u8; 4]);
@@ -224,6 +230,8 @@ impl TryFrom<Body> for Frame {
                 few(&versions, "list of states")?;
                 Self::Have(versions.into_iter().map(held).collect())
             }
+            Body::Ask => Self::Ask,
+            Body::Here => Self::Here,
             Body::Bye(_) => return Err(Error::Value("reason")),
         })
     }
@@ -256,6 +264,8 @@ impl From<&Frame> for Body {
             Frame::Part => Self::Part,
             Frame::Ready => Self::Ready,
             Frame::Have(versions) => Self::Have(versions.iter().map(cell).collect()),
+            Frame::Ask => Self::Ask,
+            Frame::Here => Self::Here,
         }
     }
 }

@@ -76,5 +76,7 @@ fn kind(frame: &Frame) -> &'static str {
         Frame::Part => "part",
         Frame::Ready => "ready",
         Frame::Have(_) => "have",
+        Frame::Ask => "ask",
+        Frame::Here => "here",
     }
 }

@@ -70,6 +70,9 @@ pub struct World {
     busy_until: BTreeMap<(usize, usize), Duration>,
     /// Packets that are lost below the streams, which repeat them.
     air: Option<Air>,
+    /// Whether every beat is lost, and is repeated only when something that followed it is acknowledged.
+    pub loses_beats: bool,
+    lost_beats: BTreeMap<(usize, usize), (u64, Vec<u8>)>,
     /// Events of nodes that were told [`Event::Unreachable`], and links that were given up in silence.
     pub alarms: usize,
     pub links_given_up: usize,
@@ -148,6 +151,8 @@ impl World {
             rate: None,
             busy_until: BTreeMap::new(),
             air: None,
+            loses_beats: false,
+            lost_beats: BTreeMap::new(),
             alarms: 0,
             links_given_up: 0,
         }
@@ -265,6 +270,17 @@ impl World {
         self.count.frame(frame, bytes.len());
         let Some(session) = self.nodes[from].links.get(&to).copied() else { return };
         if self.rng.random_bool(self.loss) {
+            return;
+        }
+        if self.loses_beats && matches!(frame, Frame::Beat { .. }) {
+            self.lost_beats.insert((from, to), (session, bytes));
+            return;
+        }
+        if let Some((lost, beat)) = self.lost_beats.remove(&(from, to)).filter(|(lost, _)| *lost == session) {
+            // There, the acknowledgement back, and the beat; what followed waits for it.
+            let after = self.one_way * 3;
+            self.later(after, Transit::Frame { from, to, session: lost, bytes: beat });
+            self.later(after, Transit::Frame { from, to, session, bytes });
             return;
         }
         let copies = if self.rng.random_bool(self.loss) { 2 } else { 1 };
