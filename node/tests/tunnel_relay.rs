@@ -1,60 +1,18 @@
 //! Cloudlets by way of others: two or three daemons with their mesh, and a handheld. On hypervisors without guests.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests use real time and may panic")]
 
-use std::net::{SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use handheld::api::{Code, MAX_TUNNELS, Revocations};
 use handheld::{Access, Client, Error, MAX_RELAYS, Options, Session, beyond, reach};
-use mesh::NodeId;
-use mesh::trust::{Authority, Reason, Trust, revocation};
+use mesh::trust::{Reason, Trust, revocation};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 mod api_support;
+use api_support::PATIENCE;
+use api_support::fleet::{acquainted, sites};
 use api_support::mission::{self, LAST_WORD, USE, client, code_of, ready};
-use api_support::{Daemon, PATIENCE, World};
-
-struct Site {
-    node: NodeId,
-    world: World,
-    daemon: Daemon,
-}
-
-/// A free port for the mesh. Somebody else may take it before the daemon does, and then the test fails to start.
-fn free() -> SocketAddr {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-/// Cloudlets of these names who know each other's addresses.
-fn sites(authority: &Authority, names: &[&str]) -> Vec<Site> {
-    let listens: Vec<SocketAddr> = names.iter().map(|_| free()).collect();
-    let start = |(name, listen): (&&str, &SocketAddr)| {
-        let mut world = mission::join(authority, name);
-        world.config.mesh.enabled = true;
-        world.config.mesh.multicast = false;
-        world.config.mesh.listen = Some(*listen);
-        let others = listens.iter().filter(|other| *other != listen);
-        world.config.mesh.peers = others.map(ToString::to_string).collect();
-        world.hypervisor.serve_at(mission::echo());
-        Site { node: mission::node(&world), daemon: world.daemon(), world }
-    };
-    names.iter().zip(&listens).map(start).collect()
-}
-
-/// Waits until `site` knows a way to all others.
-async fn acquainted(client: &Client, count: usize) {
-    let begin = Instant::now();
-    loop {
-        let peers = client.peers().await.unwrap();
-        let there = peers.iter().filter(|peer| peer.reach != handheld::api::PeerReach::Unreachable);
-        if there.count() == count {
-            return;
-        }
-        assert!(begin.elapsed() < PATIENCE, "{peers:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
 
 fn access(trust: &Trust) -> Access {
     Access::Member(trust.clone())
@@ -63,10 +21,10 @@ fn access(trust: &Trust) -> Access {
 #[tokio::test]
 async fn a_service_on_one_cloudlet_is_used_through_another() {
     let authority = mission::authority();
-    let sites = sites(&authority, &["near", "far"]);
+    let sites = sites(&authority, &["near", "far"], |_| {});
     let dir = tempfile::tempdir().unwrap();
     let trust = mission::handheld(&authority, USE, dir.path());
-    let near = client(&sites[0].daemon, &trust);
+    let near = client(sites[0].daemon(), &trust);
     acquainted(&near, 2).await;
     let direct = reach(near.clone()).await.unwrap();
 
@@ -99,17 +57,17 @@ async fn a_service_on_one_cloudlet_is_used_through_another() {
     assert!(heard == [&sent[..], LAST_WORD].concat(), "{} bytes", heard.len());
     session.release().await.unwrap();
     for site in sites {
-        site.daemon.stop().unwrap();
+        site.stop();
     }
 }
 
 #[tokio::test]
 async fn the_far_cloudlet_decides_and_the_near_one_cannot_play_it() {
     let mut authority = mission::authority();
-    let sites = sites(&authority, &["near", "far", "other"]);
+    let sites = sites(&authority, &["near", "far", "other"], |_| {});
     let dir = tempfile::tempdir().unwrap();
     let trust = mission::handheld(&authority, USE, &dir.path().join("hand"));
-    let near = client(&sites[0].daemon, &trust);
+    let near = client(sites[0].daemon(), &trust);
     acquainted(&near, 3).await;
     let far = Client::through(&access(&trust), &near, sites[1].node).unwrap();
     far.cloudlet().await.unwrap();
@@ -126,29 +84,29 @@ async fn the_far_cloudlet_decides_and_the_near_one_cannot_play_it() {
     let word = authority.revoke(trust.identity().member().serial, Reason::KeyCompromise, mission::now());
     let told = Revocations { encoded: hex::encode(revocation::encode([&word.unwrap()])) };
     let operator = sites[1].world.config.trust_home().load().unwrap().unwrap();
-    client(&sites[1].daemon, &operator).revoke(&told).await.unwrap();
+    client(sites[1].daemon(), &operator).revoke(&told).await.unwrap();
     let refused = far.cloudlet().await.unwrap_err();
     assert!(matches!(refused, Error::Refused { .. } | Error::Vanished { .. }), "{refused:?}");
 
     // Nobody at all is let through who is not a member: the near one's own door.
     let spy = mission::handheld(&mission::authority(), USE, &dir.path().join("spy"));
-    let spied = client(&sites[0].daemon, &spy);
+    let spied = client(sites[0].daemon(), &spy);
     let spied = Client::through(&access(&spy), &spied, sites[1].node).unwrap();
     assert!(matches!(spied.cloudlet().await, Err(Error::Vanished { .. })));
     for site in sites {
-        site.daemon.stop().unwrap();
+        site.stop();
     }
 }
 
 #[tokio::test]
 async fn ways_over_two_cloudlets_work_and_over_more_are_refused() {
     let authority = mission::authority();
-    let sites = sites(&authority, &["one", "two", "three"]);
+    let sites = sites(&authority, &["one", "two", "three"], |_| {});
     let dir = tempfile::tempdir().unwrap();
     let trust = mission::handheld(&authority, USE, dir.path());
-    let one = client(&sites[0].daemon, &trust);
+    let one = client(sites[0].daemon(), &trust);
     acquainted(&one, 3).await;
-    acquainted(&client(&sites[1].daemon, &trust), 3).await;
+    acquainted(&client(sites[1].daemon(), &trust), 3).await;
     let two = Client::through(&access(&trust), &one, sites[1].node).unwrap();
     let three = Client::through(&access(&trust), &two, sites[2].node).unwrap();
     assert_eq!(three.relays(), MAX_RELAYS);
@@ -164,17 +122,17 @@ async fn ways_over_two_cloudlets_work_and_over_more_are_refused() {
     assert!(matches!(insecure, Err(Error::NoRelay { .. })));
     drop(tunnel);
     for site in sites {
-        site.daemon.stop().unwrap();
+        site.stop();
     }
 }
 
 #[tokio::test]
 async fn the_near_cloudlet_says_why_there_is_no_way() {
     let authority = mission::authority();
-    let mut sites = sites(&authority, &["near", "far"]);
+    let mut sites = sites(&authority, &["near", "far"], |_| {});
     let dir = tempfile::tempdir().unwrap();
     let trust = mission::handheld(&authority, USE, dir.path());
-    let near = client(&sites[0].daemon, &trust);
+    let near = client(sites[0].daemon(), &trust);
     acquainted(&near, 2).await;
     let ask = async |node: &str| {
         let access = access(&trust);
@@ -209,7 +167,7 @@ async fn the_near_cloudlet_says_why_there_is_no_way() {
     drop(open);
     drop(endpoint);
     // A cloudlet that has gone is out of reach.
-    sites.pop().unwrap().daemon.kill();
+    sites.pop().unwrap().kill();
     let begin = Instant::now();
     loop {
         match Client::through(&access(&trust), &near, far).unwrap().cloudlet().await {

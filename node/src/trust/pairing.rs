@@ -24,6 +24,12 @@ use crate::reach;
 const RUN_LIMIT: Duration = Duration::from_secs(60);
 /// Most connections at a time; further ones wait. Guess: one person shows one code to one other.
 const MAX_CONNECTIONS: usize = 8;
+/// How long to wait between two tries to bind the port of the code before. Guess: its task lets go of it as soon as it runs.
+const BIND_PAUSE: Duration = Duration::from_millis(20);
+/// How often that is tried, a second in all. Guess: a busy machine lets each task run within that.
+const BIND_TRIES: u32 = 50;
+/// How long to wait after a connection that could not be accepted. Guess: file descriptors come back when somebody is done.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Shows codes, one at a time.
 pub(super) struct Endpoint {
@@ -85,9 +91,9 @@ impl Endpoint {
         loop {
             match TcpListener::bind(self.listen).await {
                 Ok(listener) => return Ok(listener),
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < 50 => {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < BIND_TRIES => {
                     tries += 1;
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    tokio::time::sleep(BIND_PAUSE).await;
                 }
                 Err(source) => return Err(Error::Listen { address: self.listen, source }),
             }
@@ -136,7 +142,7 @@ async fn serve(listener: TcpListener, shown: Arc<Shown>, stop: CancellationToken
                 Err(error) => {
                     tracing::debug!(%error, "cannot accept");
                     // Out of descriptors, most likely, which does not pass by trying at once.
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
         }

@@ -43,6 +43,11 @@ impl Site {
         mission::client(self.daemon(), &self.world.config.trust_home().load().unwrap().unwrap())
     }
 
+    /// Ends the daemon as a crash would.
+    pub fn kill(mut self) {
+        self.daemon.take().unwrap().kill();
+    }
+
     pub fn stop(mut self) {
         self.daemon.take().unwrap().stop().unwrap();
     }
