@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use handheld::api::{Code, PairingCode, Revocations, Sharing, ShowCode, Start};
+use handheld::api::{Code, Event, PairingCode, Revocations, Sharing, ShowCode, Start};
 use handheld::{Access, Client, Error, PairError, Where, pair};
 use mesh::NodeId;
 use mesh::trust::pairing::{Failure, MAX_WRONG_TRIES};
@@ -14,7 +14,7 @@ use mesh::trust::{Authority, Grant, Home, Permissions, Reason, Request, Role, Tr
 use node::daemon;
 
 mod api_support;
-use api_support::{Daemon, World};
+use api_support::{Daemon, PATIENCE, World};
 
 const USE: Permissions = Permissions::USE_SERVICES;
 
@@ -213,8 +213,12 @@ async fn the_revoked_lose_even_the_connection_that_they_have_and_it_is_remembere
     assert_eq!(friend.revoke(&told).await.unwrap().new, 1);
     assert_eq!(friend.revoke(&told).await.unwrap().known, 1);
     assert_eq!(code_of(&hand.cloudlet().await.unwrap_err()), Code::NotAllowed, "the open connection");
-    friend.start(&start("x")).await.unwrap();
+    // Nothing happens here meanwhile; the stream that is open ends all the same, and says why.
+    let last = tokio::time::timeout(PATIENCE, events.next()).await.expect("it stays open").unwrap();
+    let Some(Event::NotAllowed { reason }) = last else { panic!("{last:?}") };
+    assert!(reason.contains("revoked"), "{reason}");
     assert_eq!(events.next().await.unwrap(), None, "its stream of events has ended");
+    friend.start(&start("x")).await.unwrap();
     let fresh = client(&daemon, &trust).cloudlet().await.unwrap_err();
     assert!(matches!(fresh, Error::Vanished { .. }), "{fresh:?}");
     daemon.stop().unwrap();
@@ -306,7 +310,7 @@ async fn when_its_certificate_expires_a_cloudlet_stops_its_services() {
     assert_eq!(world.instance_dirs().len(), 1);
     let begin = std::time::Instant::now();
     while !world.instance_dirs().is_empty() {
-        assert!(begin.elapsed() < api_support::PATIENCE, "it still runs");
+        assert!(begin.elapsed() < PATIENCE, "it still runs");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     daemon.stop().unwrap();

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use handheld::api::Event;
 use mesh::trust::{Authority, CLOCK_TOLERANCE_S, Grant, Home, Request, Role, Trust, Window};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -52,11 +53,15 @@ async fn an_open_tunnel_ends_when_the_certificate_does() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     assert!(cut >= end, "{} s too early", end - cut);
-    // It hears of nothing that happens from now on, and gets nothing new.
-    ready(&friend, "solo", "friend's own").await;
+    // Its stream of events ends by itself and says why; it hears of nothing that happens from then on, and gets nothing
+    // new.
+    let mut heard = Vec::new();
     while let Some(event) = tokio::time::timeout(PATIENCE, events.next()).await.unwrap().unwrap() {
-        drop(event);
+        heard.push(event);
     }
+    let Some(Event::NotAllowed { reason }) = heard.last() else { panic!("{heard:?}") };
+    assert!(reason.contains("expired"), "{reason}");
+    ready(&friend, "solo", "friend's own").await;
     assert!(hand.tunnel(mine.id, "me").await.is_err());
     assert!(client(&daemon, &short).cloudlet().await.is_err());
     // Nobody else is touched.

@@ -282,7 +282,12 @@ pub enum Event {
         /// How many were missed.
         events: u64,
     },
-    /// The cloudlet shuts down.
+    /// This listener may hear no more: its certificate was revoked, or has expired. Nothing follows.
+    NotAllowed {
+        /// For people.
+        reason: String,
+    },
+    /// The cloudlet shuts down. Nothing follows.
     Goodbye,
 }
 

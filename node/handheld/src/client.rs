@@ -329,6 +329,8 @@ impl Client {
                         Err(_) => return Ok(None),
                     },
                     Ok(Some(Event::Goodbye)) => return Err(Error::Goodbye { cloudlet: self.url.clone() }),
+                    // Asked once more, it says so in an answer of its own.
+                    Ok(Some(Event::NotAllowed { .. })) => return Ok(None),
                     Ok(None) | Err(_) => {
                         tracing::debug!(cloudlet = self.url, "the event stream broke; asking instead");
                         return Ok(None);

@@ -23,7 +23,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// The present state of every instance, then each change, as server-sent events; images that are fetched as well.
 ///
 /// The data of each event is one `Event` in JSON. A listener that was too slow gets `missed` and should ask for the
-/// list again. The last event is `goodbye`.
+/// list again. The last event is `goodbye`, or `not-allowed` if the listener was revoked or its certificate has expired.
 #[utoipa::path(get, path = "/events", tag = "instances", responses(
     (status = 200, description = "Server-sent events whose data is an `Event`", content_type = "text/event-stream",
         body = Event),
@@ -36,9 +36,7 @@ pub(super) async fn events(
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, axum::Error>>>, Failure> {
     let subscription = api.instances.subscribe().await?;
     let fetches = api.fetch_events();
-    let frames = stream(subscription, fetches, arrival, api.goodbye)
-        // Somebody who was revoked meanwhile hears no more.
-        .take_while(move |_| std::future::ready(standing.holds()))
+    let frames = stream(subscription, fetches, arrival, standing, api.goodbye)
         .map(|event| sse::Event::default().json_data(event));
     Ok(Sse::new(frames).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
@@ -47,6 +45,7 @@ fn stream(
     subscription: Subscription,
     fetches: impl Stream<Item = Event>,
     arrival: Arrival,
+    standing: Standing,
     goodbye: CancellationToken,
 ) -> impl Stream<Item = Event> {
     let present = stream::iter(subscription.present).map(move |instance| show(&instance, arrival));
@@ -54,8 +53,27 @@ fn stream(
         Ok(instance) => show(&instance, arrival),
         Err(BroadcastStreamRecvError::Lagged(events)) => Event::Missed { events },
     });
-    let until_goodbye = present.chain(stream::select(changes, fetches)).take_until(goodbye.cancelled_owned());
-    until_goodbye.chain(stream::once(async { Event::Goodbye }))
+    let (at_each, meanwhile) = (standing.clone(), standing.clone());
+    let end = async move {
+        tokio::select! {
+            () = goodbye.cancelled() => {}
+            () = meanwhile.lost() => {}
+        }
+    };
+    present
+        .chain(stream::select(changes, fetches))
+        // Not one event to somebody who was revoked since it was last looked.
+        .take_while(move |_| std::future::ready(at_each.holds()))
+        .take_until(end)
+        .chain(stream::once(async move { last(&standing) }))
+}
+
+/// Why the stream ends.
+fn last(standing: &Standing) -> Event {
+    match standing.refusal() {
+        Some(refusal) => Event::NotAllowed { reason: refusal.to_string() },
+        None => Event::Goodbye,
+    }
 }
 
 fn show(instance: &Instance, arrival: Arrival) -> Event {
@@ -82,6 +100,7 @@ mod tests {
             Subscription { present: Vec::new(), changes },
             stream::empty(),
             Arrival(None),
+            Standing(None),
             goodbye.clone(),
         ));
         assert_eq!(events.next().await, Some(Event::Missed { events: 3 }));

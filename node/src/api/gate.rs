@@ -10,13 +10,14 @@
 //! This cloudlet's own key may do everything.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{ConnectInfo, Query, Request, State};
 use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::Response;
 use handheld::api::Code;
-use mesh::trust::{Member, Permissions};
+use mesh::trust::{Member, Permissions, Refusal};
 
 use super::connection::Silence;
 use super::images::FETCHES;
@@ -38,10 +39,27 @@ pub(super) struct Peer {
 #[derive(Clone)]
 pub(super) struct Standing(pub(super) Option<(Membership, Arc<Member>)>);
 
+/// How often it is looked whether somebody who does nothing new may go on. Guess: a thief gains a second.
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
 impl Standing {
     /// Whether it is still a member.
     pub(super) fn holds(&self) -> bool {
-        self.0.as_ref().is_none_or(|(membership, member)| membership.still(member).is_ok())
+        self.refusal().is_none()
+    }
+
+    /// Why it is no longer a member.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        let (membership, member) = self.0.as_ref()?;
+        membership.still(member).err()
+    }
+
+    /// Waits until it is no longer a member.
+    pub(super) async fn lost(self) {
+        let mut looks = tokio::time::interval(CHECK_INTERVAL);
+        while self.holds() {
+            looks.tick().await;
+        }
     }
 }
 
@@ -70,7 +88,7 @@ pub(super) async fn check(
 }
 
 fn allow(membership: &Membership, member: &Member, request: &Request) -> Result<(), Failure> {
-    let refused = |refusal: mesh::trust::Refusal| Failure::new(Code::NotAllowed, refusal.to_string());
+    let refused = |refusal: Refusal| Failure::new(Code::NotAllowed, refusal.to_string());
     membership.still(member).map_err(refused)?;
     if membership.is_own(member) {
         return Ok(());

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use super::Api;
 use super::connection::Silence;
 use super::extract::{Asked, token};
-use super::gate::{Peer, Standing};
+use super::gate::{CHECK_INTERVAL, Peer, Standing};
 use super::problem::Failure;
 use crate::exchange::Throttle;
 use crate::instances::Instances;
@@ -40,8 +40,6 @@ use crate::places::Place;
 /// How long a tunnel may be without a byte in either direction. Guess: above any pause for thought of a service; a peer
 /// that is gone without a word is noticed sooner, by TCP's keep-alive.
 const IDLE_LIMIT: Duration = Duration::from_secs(600);
-/// How often it is looked whether a tunnel may go on. Guess: a thief gains a second.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the service in the guest may take to accept a connection; the way is this host's own.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// Bytes under way in each direction. Two records of TLS.
