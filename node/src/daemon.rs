@@ -67,6 +67,8 @@ pub struct Ready {
     pub node: NodeId,
     /// Whether it speaks TLS with the members of a mission only.
     pub tls: bool,
+    /// Whether it sends no multicast.
+    pub quiet: bool,
 }
 
 /// Why the daemon did not start, or did not end as it should.
@@ -132,17 +134,20 @@ pub async fn run(
     stop: CancellationToken,
     on_ready: impl FnOnce(&Ready),
 ) -> Result<(), Error> {
-    let config = config.obeying_quiet();
+    let state = StateDir::lock(&config.node.state_dir)?;
+    let node = state_dir::node_id(state.path())?;
+    let goodbye = CancellationToken::new();
+    let membership = Membership::open(&config, node, goodbye.clone())?;
+    let rules = membership.as_ref().map(Membership::rules).unwrap_or_default();
+    let config = config.obeying(&rules);
     if config.mission.quiet {
         tracing::info!(
             "a quiet mission: no multicast; handhelds come by QR code or address, cloudlets by mesh.peers"
         );
     }
-    let state = StateDir::lock(&config.node.state_dir)?;
-    let node = state_dir::node_id(state.path())?;
-    let goodbye = CancellationToken::new();
-    let membership = Membership::open(&config, node, goodbye.clone())?;
+    parts.store.lend_trust(rules.image_signers);
     let listener = bind(config.api.listen).await?;
+    let quiet = config.mission.quiet;
     let listen =
         listener.local_addr().map_err(|source| Error::Listen { address: config.api.listen, source })?;
     let hypervisor = parts.hypervisor.clone();
@@ -199,7 +204,7 @@ pub async fn run(
     let keep = parts.keep;
     let running = Running { server, announcer, power, exchange, mesh, owner, instances, goodbye, keep };
     tracing::info!(%listen, %node, "cloudlet is ready");
-    on_ready(&Ready { listen, node, tls });
+    on_ready(&Ready { listen, node, tls, quiet });
     running.until(stop).await
     // `state` is unlocked here, when nothing of the daemon runs any more.
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use handheld::api::{Code, Event, FetchImage, FetchState};
 use handheld::{Access, Client, Options, Session};
-use mesh::trust::{Authority, Permissions};
+use mesh::trust::{Authority, Permissions, Rules};
 use vm_images::{SigningKey, Store};
 
 mod api_support;
@@ -238,6 +238,35 @@ async fn what_the_mission_wants_everywhere_gets_everywhere() {
     for site in sites {
         site.daemon.stop().unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_mission_says_whose_images_are_used_for_as_long_as_it_lasts() {
+    let key = SigningKey::from_secret(&SIGNER).public();
+    let authority = mission::authority_with(Rules { quiet: false, image_signers: [key].into() });
+    let mut sites = sites(&authority, 1, |at, world| {
+        if at == 1 {
+            // As on a vehicle on which nobody ever typed 'cloudlet image trust'.
+            assert!(world.store.distrust(key).unwrap());
+            world.config.mission.replicate = vec!["echo".parse().unwrap()];
+        }
+    });
+    let vehicle = sites.pop().unwrap();
+    let operator = vehicle.operator();
+    until("the service comes by itself", || offers_echo(&operator)).await;
+    let instance = operator.start(&start("echo", "phone")).await.unwrap();
+    operator.wait_ready(instance.id, LIMIT).await.unwrap();
+    vehicle.daemon.stop().unwrap();
+
+    // The trust was the mission's: whoever opens the same store without it uses none of its images.
+    let echo = vehicle.world.store.by_name("echo").unwrap().id;
+    vehicle.world.store.ensure_intact(echo).unwrap();
+    let alone =
+        Store::open(&vehicle.world.dir.path().join("empty"), SigningKey::from_secret(&[1; 32])).unwrap();
+    assert!(!alone.trusted().unwrap().contains(&key));
+    let refused = alone.ensure_intact(echo).unwrap_err();
+    assert!(std::error::Error::source(&refused).unwrap().to_string().contains("does not trust"), "{refused}");
+    sites.pop().unwrap().daemon.stop().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

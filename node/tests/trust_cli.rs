@@ -203,3 +203,28 @@ fn an_insecure_cloudlet_says_so_in_every_line_of_its_log() {
         assert_eq!(line["insecure"], true, "{line}");
     }
 }
+
+#[test]
+fn a_mission_says_whose_images_are_used_and_that_nobody_calls_out() {
+    let world = World::new();
+    let key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+    let new = ["mission", "new", "drawer", "--hours", "1", "--no-multicast", "--trust-images", key];
+    let made = json(&world, &new);
+    assert_eq!(made["rules"], serde_json::json!({"quiet": true, "image_signers": [key]}));
+    run(&world, &["mission", "new", "d", "--hours", "1", "--trust-images", "00"]).failed_with(2);
+    run(&world, &["mission", "request", "--out", "truck.csr"]).succeeded();
+    run(&world, &["mission", "enroll", "truck.csr", "--authority", "drawer", "--out", "truck.bundle"])
+        .succeeded();
+    assert!(!run(&world, &["image", "trust"]).succeeded().stdout.contains(key), "it has not joined yet");
+    run(&world, &["mission", "join", "truck.bundle"]).succeeded();
+
+    let shown = run(&world, &["mission", "show"]).succeeded().stdout;
+    assert!(shown.contains(key) && shown.contains("nobody sends multicast"), "{shown}");
+    let trusted = run(&world, &["image", "trust"]).succeeded().stdout;
+    assert!(trusted.contains(&format!("{key}  (the mission)")), "{trusted}");
+    let refused = run(&world, &["image", "trust", key, "--remove"]).failed_with(1);
+    assert!(refused.stderr.contains("trusted by the mission"), "{}", refused.stderr);
+    // Without the mission nothing of it is left.
+    let alone = run(&world, &["image", "trust", "--set", "trust.insecure=true"]).succeeded().stdout;
+    assert!(!alone.contains(key), "{alone}");
+}

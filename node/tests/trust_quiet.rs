@@ -13,8 +13,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use handheld::api::ShowCode;
-use handheld::{Access, Client, Options, Session, Where, pair};
-use mesh::trust::Home;
+use handheld::{Access, Client, Error, Options, Session, Where, pair};
+use mesh::trust::{Home, Rules};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -147,9 +147,10 @@ fn a_quiet_mission_sends_no_multicast_and_is_joined_paired_and_used_by_address()
     }
     let (a, b) = site("quiet");
     let ears = [Ear::of(&a), Ear::of(&b)];
-    let authority = mission::authority();
-    let (one, one_daemon) = start(cloudlet(&authority, "one", true, None), &a);
-    let (_two, two_daemon) = start(cloudlet(&authority, "two", true, Some("10.77.0.1:8479")), &b);
+    // The mission says so in its certificate, and nobody's configuration does.
+    let authority = mission::authority_with(Rules { quiet: true, ..Rules::default() });
+    let (one, one_daemon) = start(cloudlet(&authority, "one", false, None), &a);
+    let (_two, two_daemon) = start(cloudlet(&authority, "two", false, Some("10.77.0.1:8479")), &b);
     let operator = one.config.trust_home().load().unwrap().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let home = Home::at(dir.path().join("hand"));
@@ -166,6 +167,10 @@ fn a_quiet_mission_sends_no_multicast_and_is_joined_paired_and_used_by_address()
         let paired = pair(&home, &Where::Invited(shown.invitation.parse().unwrap()), "hand").await.unwrap();
         let mut options = Options::new("echo".parse().unwrap());
         options.search.access = Access::Member(paired.trust.clone());
+        // Told no address, it asks for one and calls out for nobody.
+        let unnamed = Session::open(&options, &|_| {}).await.unwrap_err();
+        assert!(matches!(unnamed, Error::Quiet), "{unnamed:?}");
+        assert!(unnamed.next_step().unwrap().contains("--cloudlet"));
         options.cloudlet = Some("10.77.0.1:8477".to_owned());
         let session = Session::open(&options, &|_| {}).await.unwrap();
         let mut program = tokio::net::TcpStream::connect(session.address()).await.unwrap();
@@ -188,8 +193,14 @@ fn a_quiet_mission_sends_no_multicast_and_is_joined_paired_and_used_by_address()
     }
     drop(ears);
 
-    // The same cloudlet in a mission that is not quiet: the ear does hear.
+    // A cloudlet that is quiet by its own configuration, in a mission that is not.
+    let authority = mission::authority();
     let ear = Ear::of(&a);
+    let (_, quiet) = start(cloudlet(&authority, "quiet", true, None), &a);
+    std::thread::sleep(Duration::from_secs(2));
+    quiet.stop().unwrap();
+    assert_eq!(ear.heard().1, 0);
+    // One that is not: the ear does hear.
     let (_, loud) = start(cloudlet(&authority, "loud", false, None), &a);
     let begin = Instant::now();
     while ear.heard().1 == 0 {

@@ -39,9 +39,9 @@ mod names;
 mod stamp;
 mod verify;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub use draft::Draft;
 pub use error::Error;
@@ -72,18 +72,28 @@ struct Inner {
     root: PathBuf,
     key: SigningKey,
     verified: Mutex<BTreeMap<ImageId, Arc<stamp::Verified>>>,
+    /// Trusted beside those on the disk, for as long as this store is open: its own key, and what others vouch for.
+    lent: Mutex<BTreeSet<PublicKey>>,
 }
 
 impl Store {
     /// Opens the store at `root`, makes it if there is none, and removes what killed builders left.
     ///
-    /// Images that this node builds are signed with `key`, and its own key is trusted.
+    /// Images that this node builds are signed with `key`, and its own key is trusted. That is written down with the first
+    /// image that it publishes: nodes that share a store and build nothing leave nothing behind in it.
     pub fn open(root: &Path, key: SigningKey) -> Result<Self, Error> {
         files::make_directory(root)?;
         // A relative root would change its meaning with the working directory of whoever uses a path.
         let root = root.canonicalize().map_err(reading("open", root))?;
         check_format(&root)?;
-        let store = Self { inner: Arc::new(Inner { root, key, verified: Mutex::default() }) };
+        let store = Self {
+            inner: Arc::new(Inner {
+                root,
+                verified: Mutex::default(),
+                lent: Mutex::new([key.public()].into()),
+                key,
+            }),
+        };
         for dir in ["images", "names", "pins", "trusted", "verified", "tmp", "incoming", "lists", "indexes"] {
             files::make_directory(&store.root().join(dir))?;
         }
@@ -91,7 +101,6 @@ impl Store {
         if files::read_small(&store.root().join("FORMAT"), MAX_FORMAT_BYTES)?.is_none() {
             store.replace(&lock, &store.root().join("FORMAT"), format!("{FORMAT}\n").as_bytes())?;
         }
-        store.trust_locked(&lock, store.inner.key.public())?;
         let rubbish = store.find_leftovers(&lock)?;
         drop(lock);
         rubbish.remove();
@@ -122,12 +131,31 @@ impl Store {
     /// is trusted again at the next [`Store::open`].
     pub fn distrust(&self, key: PublicKey) -> Result<bool, Error> {
         let _lock = self.lock("distrusting a key")?;
-        files::remove(&self.trust_path(&key))
+        let was_lent = self.lent().remove(&key);
+        Ok(files::remove(&self.trust_path(&key))? || was_lent)
+    }
+
+    /// Uses images signed by these keys as well, in this store and its clones, for as long as they are open: nothing is
+    /// written. For trust that somebody else gives and that ends with him, such as a mission's.
+    pub fn lend_trust(&self, keys: impl IntoIterator<Item = PublicKey>) {
+        self.lent().extend(keys);
     }
 
     /// The keys whose images are used.
     pub fn trusted(&self) -> Result<TrustedSigners, Error> {
-        Ok(self.entries("trusted")?.iter().filter_map(|name| name.parse().ok()).collect())
+        let kept = self.entries("trusted")?;
+        let kept = kept.iter().filter_map(|name| name.parse().ok());
+        Ok(kept.chain(self.lent().iter().copied()).collect())
+    }
+
+    /// Whether images signed by `key` are used.
+    fn trusts(&self, key: &PublicKey) -> bool {
+        self.lent().contains(key) || self.trust_path(key).exists()
+    }
+
+    fn lent(&self) -> std::sync::MutexGuard<'_, BTreeSet<PublicKey>> {
+        // A set of keys is sound after every single operation on it.
+        self.inner.lent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn trust_locked(&self, lock: &StoreLock, key: PublicKey) -> Result<(), Error> {

@@ -12,6 +12,7 @@ use super::names::{Claims, MissionId, Serial, Subject};
 use super::permissions::Permissions;
 use super::random;
 use super::revocation::{MAX_BY_AUTHORITY, Statement};
+use super::rules::Rules;
 
 /// The mission's authority. Its key can lie in a drawer: nobody needs it but to enroll and to revoke.
 #[derive(Debug)]
@@ -32,8 +33,14 @@ pub struct Grant {
 }
 
 impl Authority {
-    /// A new mission with a new key.
+    /// A new mission with a new key, without rules.
     pub fn create(name: &str, window: Window) -> Result<Self, Error> {
+        Self::create_with(name, window, Rules::default())
+    }
+
+    /// A new mission with a new key, whose rules are fixed in its certificate.
+    pub fn create_with(name: &str, window: Window, rules: Rules) -> Result<Self, Error> {
+        rules.check()?;
         if window.not_before_unix_s >= window.not_after_unix_s {
             return Err(Error::bad("the time window", "it ends before it begins"));
         }
@@ -43,6 +50,7 @@ impl Authority {
             subject: Subject::Authority,
             permissions: Permissions::NONE,
             companion: None,
+            rules,
         };
         let (params, _) = issue::params(&claims, name, window)?;
         let root = params.self_signed(device.key()).map_err(Error::x509("make the mission's certificate"))?;
@@ -128,7 +136,7 @@ impl Authority {
     }
 
     fn claims(&self, subject: Subject, permissions: Permissions, companion: Option<Serial>) -> Claims {
-        Claims { mission: self.mission.id(), subject, permissions, companion }
+        Claims { mission: self.mission.id(), subject, permissions, companion, rules: Rules::default() }
     }
 
     fn sign(
@@ -216,8 +224,13 @@ impl<'a> Enroller<'a> {
         if window.not_before_unix_s >= window.not_after_unix_s {
             return Err(Error::NotAllowed("this cloudlet's own certificate has expired".to_owned()));
         }
-        let claims =
-            Claims { mission: mission.id(), subject: Subject::Handheld, permissions, companion: None };
+        let claims = Claims {
+            mission: mission.id(),
+            subject: Subject::Handheld,
+            permissions,
+            companion: None,
+            rules: Rules::default(),
+        };
         let (params, _) = issue::params(&claims, &request.name, window)?;
         let issuer = issue::issuer(self.certificate, self.identity.device())?;
         let signed = params.signed_by(&request.key, &issuer).map_err(Error::x509("sign a certificate"))?;

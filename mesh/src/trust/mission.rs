@@ -13,6 +13,7 @@ use super::names::{MissionId, Serial, Subject};
 use super::permissions::Permissions;
 use super::refusal::Refusal;
 use super::revocation::{self, DecodeError, List, RevocationSet, Statement};
+use super::rules::Rules;
 use crate::NodeId;
 
 /// How far clocks may be wrong: a certificate counts this much before and after its window, seconds.
@@ -123,6 +124,11 @@ impl Mission {
     /// The authority's certificate.
     pub fn root(&self) -> &CertificateDer<'static> {
         &self.root
+    }
+
+    /// What holds for everybody in it.
+    pub fn rules(&self) -> &Rules {
+        &self.facts.claims.rules
     }
 
     /// What is known to be revoked.

@@ -38,6 +38,7 @@ mod permissions;
 mod random;
 mod refusal;
 pub mod revocation;
+mod rules;
 pub mod tls;
 
 pub use authority::{Authority, Enroller, Grant};
@@ -54,4 +55,5 @@ pub use names::{MAX_NAME_BYTES, MissionId, ParseIdError, Serial};
 pub use permissions::{ParseError as ParsePermissionsError, Permissions};
 pub use refusal::Refusal;
 pub use revocation::{RevocationSet, Statement};
+pub use rules::{MAX_IMAGE_SIGNERS, Rules};
 pub use rustls_pki_types::CertificateDer;

@@ -11,6 +11,8 @@
 //! | `urn:cloudlet:allow:NAME` | cloudlet, handheld | may do this |
 //! | | enroller | may grant this to handhelds |
 //! | `urn:cloudlet:companion:HEX32` | enroller | serial of the same cloudlet's own certificate |
+//! | `urn:cloudlet:rule:quiet` | authority | nobody sends multicast |
+//! | `urn:cloudlet:images:HEX64` | authority | images signed with this key are used |
 //!
 //! An unknown permission allows nothing; any other unknown `urn:cloudlet:` name makes the certificate useless here.
 
@@ -21,6 +23,7 @@ use crate::NodeId;
 
 use super::permissions::Permissions;
 use super::refusal::Refusal;
+use super::rules::Rules;
 
 const PREFIX: &str = "urn:cloudlet:";
 /// Longest name for people in a certificate, bytes. Guess.
@@ -107,6 +110,7 @@ pub(super) struct Claims {
     pub subject: Subject,
     pub permissions: Permissions,
     pub companion: Option<Serial>,
+    pub rules: Rules,
 }
 
 impl Claims {
@@ -116,6 +120,7 @@ impl Claims {
         uris.extend(self.subject.uris());
         uris.extend(self.permissions.names().map(|name| format!("{PREFIX}allow:{name}")));
         uris.extend(self.companion.map(|serial| format!("{PREFIX}companion:{serial}")));
+        uris.extend(self.rules.names().map(|name| format!("{PREFIX}{name}")));
         uris
     }
 
@@ -127,7 +132,11 @@ impl Claims {
         if found.companion.is_some() != matches!(subject, Subject::Enroller(_)) {
             return Err(Refusal::Malformed("enrollers, and only they, name a companion"));
         }
-        Ok(Self { mission, subject, permissions: found.permissions, companion: found.companion })
+        if !found.rules.is_empty() && subject != Subject::Authority {
+            return Err(Refusal::Escalation("only the authority makes rules for the mission"));
+        }
+        let Found { permissions, companion, rules, .. } = found;
+        Ok(Self { mission, subject, permissions, companion, rules })
     }
 }
 
@@ -138,6 +147,7 @@ struct Found {
     node: Option<NodeId>,
     permissions: Permissions,
     companion: Option<Serial>,
+    rules: Rules,
 }
 
 impl Subject {
@@ -195,6 +205,8 @@ impl Found {
             "mission" => once(&mut self.mission, value.parse().map_err(|_| BAD)?),
             "role" => once(&mut self.role, value.to_owned()),
             "node" => once(&mut self.node, value.parse().map_err(|_| BAD)?),
+            "rule" => self.rules.add_rule(value),
+            "images" => self.rules.add_image_signer(value),
             "companion" => once(&mut self.companion, value.parse().map_err(|_| BAD)?),
             "allow" => {
                 self.permissions = self.permissions | Permissions::named(value).unwrap_or_default();
@@ -227,8 +239,13 @@ mod tests {
             [Subject::Authority, Subject::Cloudlet(node), Subject::Handheld, Subject::Enroller(node)]
         {
             let companion = matches!(subject, Subject::Enroller(_)).then_some(Serial([4; 16]));
-            let claims =
-                Claims { mission: MissionId([9; 16]), subject, permissions: Permissions::ALL, companion };
+            let mut rules = Rules::default();
+            if subject == Subject::Authority {
+                let key = |seed| vm_images::SigningKey::from_secret(&[seed; 32]).public();
+                rules = Rules { quiet: true, image_signers: [key(1), key(2)].into() };
+            }
+            let permissions = Permissions::ALL;
+            let claims = Claims { mission: MissionId([9; 16]), subject, permissions, companion, rules };
             let uris = claims.uris();
             assert_eq!(Claims::from_uris(uris.iter().map(String::as_str)), Ok(claims));
         }
@@ -241,6 +258,14 @@ mod tests {
             read(&[&mission, "urn:cloudlet:role:handheld", "urn:cloudlet:allow:fly", "https://else"])
                 .unwrap();
         assert_eq!(claims.permissions, Permissions::NONE);
+        let signer = |seed| {
+            format!("urn:cloudlet:images:{}", vm_images::SigningKey::from_secret(&[seed; 32]).public())
+        };
+        let many: Vec<String> = (0..=16).map(signer).collect();
+        let authority = ["urn:cloudlet:role:authority", &mission].into_iter();
+        let most = authority.clone().chain(many[..16].iter().map(String::as_str));
+        assert_eq!(Claims::from_uris(most).unwrap().rules.image_signers.len(), 16);
+        assert!(Claims::from_uris(authority.chain(many.iter().map(String::as_str))).is_err());
         for bad in [
             &[&*mission, "urn:cloudlet:role:cloudlet"][..],
             &[&mission, "urn:cloudlet:role:king"],
@@ -249,6 +274,10 @@ mod tests {
             &[&mission, "urn:cloudlet:role:handheld", &mission],
             &["urn:cloudlet:role:handheld"],
             &[&mission, "urn:cloudlet:role"],
+            &[&mission, "urn:cloudlet:role:handheld", "urn:cloudlet:rule:quiet"],
+            &[&mission, "urn:cloudlet:role:handheld", &signer(1)],
+            &[&mission, "urn:cloudlet:role:authority", "urn:cloudlet:rule:loud"],
+            &[&mission, "urn:cloudlet:role:authority", "urn:cloudlet:images:00"],
         ] {
             assert!(read(bad).is_err(), "{bad:?}");
         }

@@ -36,6 +36,14 @@ impl Access {
         }
     }
 
+    /// Whether its mission forbids multicast.
+    pub fn is_quiet(&self) -> bool {
+        match self {
+            Self::Insecure => false,
+            Self::Member(trust) => trust.with(|mission| mission.rules().quiet),
+        }
+    }
+
     pub(crate) fn scheme(&self) -> &'static str {
         match self {
             Self::Insecure => "http",

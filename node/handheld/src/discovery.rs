@@ -83,7 +83,11 @@ pub struct Behind {
 }
 
 /// Every cloudlet that answers, by name. None is [`Error::NoCloudlet`], which says who kept silent.
+/// In a quiet mission nothing is sent, which is [`Error::Quiet`].
 pub async fn discover(search: &Search) -> Result<Vec<Reachable>, Error> {
+    if search.access.is_quiet() {
+        return Err(Error::Quiet);
+    }
     let mut browser = Browser::start(&search.interfaces).map_err(Error::Discovery)?;
     let mut asked = question::ask(&search.interfaces).map_err(Error::Discovery)?;
     let mut hunt = Hunt::new();

@@ -20,6 +20,9 @@ pub enum Error {
         /// Cloudlets that published themselves but did not answer usefully: name and reason.
         silent: Vec<(String, String)>,
     },
+    /// The mission is quiet: looking for cloudlets would be heard. Nothing was sent.
+    #[error("this mission is quiet, so no cloudlet is looked for by multicast")]
+    Quiet,
     /// Discovery does not work here at all.
     #[error("cannot look for cloudlets")]
     Discovery(#[source] mesh::dnssd::Error),
@@ -190,6 +193,7 @@ impl Error {
             Self::NoCloudlet { .. } => "check that a cloudlet runs on the same network, that the network passes \
                 multicast (UDP port 5353; many guest Wi-Fi networks do not), or name one: --cloudlet http://HOST:PORT"
                 .to_owned(),
+            Self::Quiet => "name one: --cloudlet https://HOST:PORT".to_owned(),
             Self::Discovery(_) => "join a network, or name a cloudlet: --cloudlet http://HOST:PORT".to_owned(),
             Self::Scheme { scheme: "https", .. } => {
                 "name it as https://HOST:PORT; a cloudlet without a mission is used with --insecure, for development only"

@@ -173,6 +173,12 @@ pub enum Mission {
         /// How long the mission takes from now on, hours
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..=8760))]
         hours: u64,
+        /// Nobody in the mission sends multicast; cloudlets are named by address or QR code
+        #[arg(long)]
+        no_multicast: bool,
+        /// Every cloudlet of the mission uses images signed with this key, see 'cloudlet image trust'; may be repeated
+        #[arg(long, value_name = "KEY")]
+        trust_images: Vec<vm_images::PublicKey>,
     },
     /// Make this cloudlet's key, and a request for the mission's authority
     Request {

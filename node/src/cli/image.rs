@@ -6,13 +6,14 @@ use std::os::unix::fs::DirBuilderExt as _;
 use anyhow::Context as _;
 use serde_json::{Value as Json, json};
 use vm_images::store::Listing;
-use vm_images::{Image, ImageId, SigningKey, Store};
+use vm_images::{Image, ImageId, PublicKey, SigningKey, Store};
 
 use super::args::{Global, Image as Action};
 use super::output::{Failure, Output, bytes, table, utc};
 use super::{build, fetch, live};
 use crate::causes::chain;
 use crate::config::Config;
+use crate::instances::clock::unix;
 
 pub(super) fn run(action: Action, global: &Global, output: Output) -> Result<(), Failure> {
     let config = super::load(global, Vec::new())?.config;
@@ -49,7 +50,9 @@ pub(super) fn run(action: Action, global: &Global, output: Output) -> Result<(),
                 || json!({"image": image.id, "pinned": false, "was_pinned": was}),
             )
         }
-        Action::Trust { key, remove } => trust(&open(&config)?, key, remove, output),
+        Action::Trust { key, remove } => {
+            trust(&open(&config)?, &signers_of_mission(&config)?, key, remove, output)
+        }
         Action::Rm { image } => remove(&config, &image, output),
     }
 }
@@ -63,13 +66,26 @@ pub(super) fn open(config: &Config) -> Result<Store, Failure> {
         .create(&config.node.state_dir)
         .with_context(|| format!("cannot make the state directory {}", config.node.state_dir.display()))?;
     let key = SigningKey::load_or_create(&config.image_key())?;
-    Ok(Store::open(&config.image_store(), key)?)
+    let store = Store::open(&config.image_store(), key)?;
+    store.lend_trust(signers_of_mission(config)?);
+    Ok(store)
+}
+
+/// The keys whose images this cloudlet's mission trusts, for as long as it is in it.
+fn signers_of_mission(config: &Config) -> Result<BTreeSet<PublicKey>, Failure> {
+    if config.trust.insecure {
+        return Ok(BTreeSet::new());
+    }
+    let trust = config.trust_home().load()?;
+    let trust = trust.filter(|trust| trust.still(trust.identity().member(), unix().as_secs()).is_ok());
+    Ok(trust.map(|trust| trust.with(|mission| mission.rules().image_signers.clone())).unwrap_or_default())
 }
 
 /// Changes whose images are used, and says whose are.
 fn trust(
     store: &Store,
-    key: Option<vm_images::PublicKey>,
+    by_mission: &BTreeSet<PublicKey>,
+    key: Option<PublicKey>,
     remove: bool,
     output: Output,
 ) -> Result<(), Failure> {
@@ -79,17 +95,29 @@ fn trust(
                 anyhow::anyhow!("{key} is this node's own key; images that it builds are always used");
             return Err(Failure::failed(error, "remove single images with 'cloudlet image rm'"));
         }
+        Some(key) if remove && by_mission.contains(&key) => {
+            let error =
+                anyhow::anyhow!("{key} is trusted by the mission, for as long as this cloudlet is in it");
+            return Err(Failure::failed(error, "remove single images with 'cloudlet image rm'"));
+        }
         Some(key) if remove => drop(store.distrust(key)?),
         Some(key) => store.trust(key)?,
         None => {}
     }
     let own = store.own_key();
     let keys: Vec<_> = store.trusted()?.iter().copied().collect();
-    let line =
-        |key: &vm_images::PublicKey| format!("{key}{}\n", if *key == own { "  (this node)" } else { "" });
+    let line = |key: &PublicKey| {
+        let whose = match *key == own {
+            true => "  (this node)",
+            false if by_mission.contains(key) => "  (the mission)",
+            false => "",
+        };
+        format!("{key}{whose}\n")
+    };
+    let text = |keys: &mut dyn Iterator<Item = &PublicKey>| keys.map(ToString::to_string).collect::<Vec<_>>();
     output.result(
         || keys.iter().map(line).collect(),
-        || json!({"own": own.to_string(), "trusted": keys.iter().map(ToString::to_string).collect::<Vec<_>>()}),
+        || json!({"own": own.to_string(), "trusted": text(&mut keys.iter()), "mission": text(&mut by_mission.iter())}),
     )
 }
 
@@ -221,7 +249,7 @@ fn show(store: &Store, wanted: &str, output: Output) -> Result<(), Failure> {
 }
 
 /// Whose key the image is signed with; for people: why that cannot be said.
-fn signer(store: &Store, image: &Image) -> Result<vm_images::PublicKey, String> {
+fn signer(store: &Store, image: &Image) -> Result<PublicKey, String> {
     let (_, signature) = store.signed(image.id).map_err(|error| chain(&error))?;
     let parsed = vm_images::signature::Detached::parse(&signature).map_err(|error| chain(&error))?;
     Ok(parsed.signer)

@@ -9,8 +9,8 @@ use mesh::NodeId;
 use mesh::trust::files::{self, Readers};
 use mesh::trust::pairing::{Code, Invitation};
 use mesh::trust::{
-    Bundle, CLOCK_TOLERANCE_S, Enroller, Grant, Permissions, Reason, Request, Role, Statement, Trust, Window,
-    bundle, revocation,
+    Bundle, CLOCK_TOLERANCE_S, Enroller, Grant, Permissions, Reason, Request, Role, Rules, Statement, Trust,
+    Window, bundle, revocation,
 };
 use serde_json::json;
 
@@ -31,7 +31,10 @@ const TOLD_BYTES: usize = 24 * 1024;
 pub(super) fn run(action: Mission, global: &Global, output: Output) -> Result<(), Failure> {
     let config = || -> Result<Config, Failure> { Ok(super::load(global, Vec::new())?.config) };
     match action {
-        Mission::New { dir, name, hours } => new(&dir, &name, hours, output),
+        Mission::New { dir, name, hours, no_multicast, trust_images } => {
+            let rules = Rules { quiet: no_multicast, image_signers: trust_images.into_iter().collect() };
+            new(&dir, &name, hours, rules, output)
+        }
         Mission::Request { out } => request(&config()?, out.as_deref(), output),
         Mission::Enroll { request, authority, out, allow, may_enroll, role, hours, replace } => {
             let not_after_unix_s = hours.map(|hours| now().saturating_add(hours.saturating_mul(3600)));
@@ -67,26 +70,40 @@ fn read(path: &Path, most: u64) -> Result<Vec<u8>, Failure> {
     files::read(path, most, Readers::Everybody)?.ok_or_else(missing)
 }
 
-fn new(dir: &Path, name: &str, hours: u64, output: Output) -> Result<(), Failure> {
+fn new(dir: &Path, name: &str, hours: u64, rules: Rules, output: Output) -> Result<(), Failure> {
     let begin = now();
     let window = Window { not_before_unix_s: begin, not_after_unix_s: begin + hours * 3600 };
-    let ledger = Ledger::create(dir, name, window)?;
+    let ledger = Ledger::create(dir, name, window, rules)?;
     let mission = ledger.authority().mission();
     output.result(
         || {
             format!(
-                "mission '{}' ({}) until {} UTC\nits authority is in {}: whoever has that directory decides who belongs to the mission\n",
+                "mission '{}' ({}) until {} UTC\n{}its authority is in {}: whoever has that directory decides who belongs to the mission\n",
                 mission.name(),
                 mission.id(),
                 utc(window.not_after_unix_s),
+                rules_text(mission.rules()).into_iter().map(|(head, text)| format!("{head}: {text}\n")).collect::<String>(),
                 dir.display()
             )
         },
         || {
             json!({"mission": mission.id().to_string(), "name": mission.name(), "authority": dir,
-                "not_before_unix_s": window.not_before_unix_s, "not_after_unix_s": window.not_after_unix_s})
+                "rules": rules_json(mission.rules()), "not_before_unix_s": window.not_before_unix_s, "not_after_unix_s": window.not_after_unix_s})
         },
     )
+}
+
+/// What the mission's rules say, for people; nothing if there are none.
+fn rules_text(rules: &Rules) -> Vec<(&'static str, String)> {
+    let quiet = rules.quiet.then(|| ("quiet", "yes: nobody sends multicast".to_owned()));
+    let keys: Vec<String> = rules.image_signers.iter().map(ToString::to_string).collect();
+    let images = (!keys.is_empty()).then(|| ("images by", keys.join(", ")));
+    quiet.into_iter().chain(images).collect()
+}
+
+fn rules_json(rules: &Rules) -> serde_json::Value {
+    let keys: Vec<String> = rules.image_signers.iter().map(ToString::to_string).collect();
+    json!({"quiet": rules.quiet, "image_signers": keys})
 }
 
 /// This node's id, made if there is none.
@@ -201,13 +218,14 @@ fn print(trust: &Trust, output: Output) -> Result<(), Failure> {
                 ("certificate", format!("{} until {} UTC", member.serial, utc(member.expires_unix_s))),
                 ("revoked", format!("{} certificates", mission.revoked().len())),
             ];
-            lines.into_iter().map(|(head, text)| format!("{:<13}{text}\n", format!("{head}:"))).collect()
+            let lines = lines.into_iter().chain(rules_text(mission.rules()));
+            lines.map(|(head, text)| format!("{:<13}{text}\n", format!("{head}:"))).collect()
         };
         output.result(text, || {
             json!({"mission": mission.id().to_string(), "name": mission.name(), "ends_unix_s": ends,
                 "node_id": member.node().map(|node| node.to_string()), "standing": standing,
                 "permissions": member.permissions, "may_grant": grants, "serial": member.serial.to_string(),
-                "expires_unix_s": member.expires_unix_s,
+                "expires_unix_s": member.expires_unix_s, "rules": rules_json(mission.rules()),
                 "revoked": mission.revoked().serials().map(|(serial, _)| serial.to_string()).collect::<Vec<_>>()})
         })
     })

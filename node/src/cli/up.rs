@@ -52,8 +52,8 @@ pub(super) fn run(flags: &Up, global: &Global, output: Output) -> Result<(), Fai
     if stop.is_cancelled() {
         return Ok(());
     }
-    let (name, is_quiet) = (config.node.name.clone(), config.mission.quiet);
-    let announced = |ready: &Ready| announce(ready, &name, is_quiet, output);
+    let name = config.node.name.clone();
+    let announced = |ready: &Ready| announce(ready, &name, output);
     let result = runtime.block_on(daemon::run(config, parts, stop, announced)).map_err(Failure::from);
     runtime.shutdown_timeout(LAST_CALLS_LIMIT);
     result
@@ -77,15 +77,15 @@ fn open_hypervisor(config: &Config, output: Output) -> Result<hypervisor::Opened
 }
 
 /// Says where it answers. A daemon does its work also where nobody reads that.
-fn announce(ready: &Ready, name: &str, is_quiet: bool, output: Output) {
+fn announce(ready: &Ready, name: &str, output: Output) {
     let scheme = if ready.tls { "https" } else { "http" };
     let text = || {
-        let quiet = if is_quiet { "; quiet: it sends no multicast" } else { "" };
+        let quiet = if ready.quiet { "; quiet: it sends no multicast" } else { "" };
         format!("cloudlet '{name}' answers at {scheme}://{} (node {}){quiet}", ready.listen, ready.node)
     };
     let json = || {
         let node = ready.node.to_string();
-        json!({"name": name, "listen": ready.listen, "node_id": node, "tls": ready.tls, "quiet": is_quiet})
+        json!({"name": name, "listen": ready.listen, "node_id": node, "tls": ready.tls, "quiet": ready.quiet})
     };
     let _ = output.result(text, json);
 }

@@ -122,8 +122,10 @@ impl Config {
         }
     }
 
-    /// What a quiet mission makes of it: nothing by multicast.
-    pub fn obeying_quiet(mut self) -> Self {
+    /// What the mission's rules make of it. A cloudlet may be quiet in a mission that is not; in one that is, nobody sends
+    /// anything by multicast.
+    pub fn obeying(mut self, rules: &mesh::trust::Rules) -> Self {
+        self.mission.quiet |= rules.quiet;
         if self.mission.quiet {
             self.discovery.enabled = false;
             self.mesh.multicast = false;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use mesh::trust::files::{self, Readers};
 use mesh::trust::{
     Authority, Bundle, CertificateDer, Device, Error, Grant, MAX_CERTIFICATE_BYTES, Permissions, Reason,
-    Request, Role, Serial, Window, revocation,
+    Request, Role, Rules, Serial, Window, revocation,
 };
 use serde::{Deserialize, Serialize};
 
@@ -45,8 +45,8 @@ pub struct Ledger {
 
 impl Ledger {
     /// A new mission in a new directory.
-    pub fn create(directory: &Path, name: &str, window: Window) -> Result<Self, Error> {
-        let authority = Authority::create(name, window)?;
+    pub fn create(directory: &Path, name: &str, window: Window, rules: Rules) -> Result<Self, Error> {
+        let authority = Authority::create_with(name, window, rules)?;
         files::private_directory(directory)?;
         // The key first, and never over another one.
         authority.device().store(&directory.join(KEY))?;

@@ -12,7 +12,7 @@ use mesh::NodeId;
 use mesh::crowd::Limits;
 use mesh::trust::revocation::DecodeError;
 use mesh::trust::{
-    CertificateDer, Home, Learned, Member, ParsePermissionsError, Permissions, Refusal, Trust,
+    CertificateDer, Home, Learned, Member, ParsePermissionsError, Permissions, Refusal, Rules, Trust,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -111,6 +111,11 @@ impl Membership {
     /// How many connections there may be, to the API and to the mesh each, whose other end has not proved itself yet.
     pub fn strangers(&self) -> Limits {
         self.strangers
+    }
+
+    /// What holds for everybody in the mission.
+    pub fn rules(&self) -> Rules {
+        self.trust.with(|mission| mission.rules().clone())
     }
 
     /// Identity and mission.

@@ -10,7 +10,9 @@ use handheld::api::{Sharing, Start};
 use handheld::{Access, Client, Error};
 use mesh::NodeId;
 use mesh::advert::{Advert, Capabilities, Gpu};
-use mesh::trust::{Authority, Device, Grant, Home, Identity, Permissions, Request, Role, Trust, Window};
+use mesh::trust::{
+    Authority, Device, Grant, Home, Identity, Permissions, Request, Role, Rules, Trust, Window,
+};
 use vm_images::manifest::Accelerator;
 
 use super::{Daemon, PATIENCE, World};
@@ -24,8 +26,12 @@ pub fn now() -> u64 {
 }
 
 pub fn authority() -> Authority {
+    authority_with(Rules::default())
+}
+
+pub fn authority_with(rules: Rules) -> Authority {
     let window = Window { not_before_unix_s: now() - 60, not_after_unix_s: now() + 3600 };
-    Authority::create("test", window).unwrap()
+    Authority::create_with("test", window, rules).unwrap()
 }
 
 /// A world whose cloudlet is in the authority's mission, without other cloudlets.

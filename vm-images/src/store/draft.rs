@@ -119,6 +119,8 @@ impl Draft {
         manifest.validate().map_err(|source| Error::Manifest { image: label(), source })?;
         let bytes = manifest.to_bytes().map_err(|source| Error::Manifest { image: label(), source })?;
         let signature = self.store.inner.key.sign(&bytes).to_bytes();
+        // Before the image is there: others who share the store use it, too.
+        self.store.trust(self.store.own_key())?;
         self.finish(&manifest, &bytes, &signature, stamps)
     }
 

@@ -127,7 +127,7 @@ impl Store {
         let unchanged = |image: &str, name: &str, then: &FileStamp| {
             FileStamp::of(&images.join(image).join(name)).is_ok_and(|now| now.as_ref() == Some(then))
         };
-        stamp.signers.iter().all(|signer| self.trust_path(signer).exists())
+        stamp.signers.iter().all(|signer| self.trusts(signer))
             && stamp
                 .images
                 .iter()
