@@ -13,8 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh::NodeId;
-use migration::Hypervisor;
-use migration::hypervisor::Error as HypervisorError;
+use migration::hypervisor::{Error as HypervisorError, Moving};
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +30,7 @@ use crate::trust::{self, Membership};
 
 mod announce;
 mod exchange;
+mod handoff;
 pub mod state_dir;
 
 pub use state_dir::StateDir;
@@ -42,7 +42,7 @@ const FAREWELL_LIMIT: Duration = Duration::from_secs(3);
 #[derive(Clone)]
 pub struct Parts {
     /// Runs the VMs.
-    pub hypervisor: Arc<dyn Hypervisor>,
+    pub hypervisor: Arc<dyn Moving>,
     /// Keeps the images.
     pub store: Store,
     /// Reads what the host has free.
@@ -53,7 +53,7 @@ pub struct Parts {
 
 impl Parts {
     /// A daemon that measures this host and stops its instances when it ends.
-    pub fn new(hypervisor: Arc<dyn Hypervisor>, store: Store) -> Self {
+    pub fn new(hypervisor: Arc<dyn Moving>, store: Store) -> Self {
         Self { hypervisor, store, meter: Arc::new(SystemMeter::new()), keep: Keep::Nothing }
     }
 }
@@ -110,6 +110,12 @@ pub enum Error {
     /// The records cannot be opened. Nothing was started.
     #[error(transparent)]
     Journal(#[from] instances::journal::Error),
+    /// What handoffs left cannot be read. Nothing was started or stopped.
+    #[error(transparent)]
+    Handoffs(#[from] crate::handoff::JournalError),
+    /// What handoffs left cannot be settled. Nothing was stopped.
+    #[error(transparent)]
+    Settle(#[from] crate::handoff::SettleError),
     /// Instances of an earlier daemon cannot be picked up. They run on.
     #[error(transparent)]
     PickUp(#[from] instances::StartError),
@@ -162,8 +168,9 @@ pub async fn run(
     let standing = Standing::open(&config, state.path(), host.clone())?;
     let path = state_dir::records(state.path());
     let journal = blocking(move || Journal::open(&path)).await??;
+    let handoffs = handoff::open(state.path(), &parts.hypervisor).await?;
     let tools = Tools {
-        hypervisor: parts.hypervisor,
+        hypervisor: parts.hypervisor.clone(),
         images: Arc::new(StoreImages::new(parts.store.clone(), host.clone())),
         meter: parts.meter,
     };
@@ -175,7 +182,8 @@ pub async fn run(
         // Members come through the API; on any other address the port would serve strangers as well.
         settings.bind = Ipv4Addr::LOCALHOST.into();
     }
-    let (instances, owner) = instances::start(settings, tools, journal).await?;
+    let bind = settings.bind;
+    let (instances, owner) = instances::start_after(settings, tools, journal, handoffs.estate()).await?;
     if standing.is_draining() {
         tracing::warn!("this cloudlet is being emptied and takes nobody new; 'cloudlet drain off' ends that");
         // An owner that is gone already says why when it is waited for.
@@ -195,14 +203,24 @@ pub async fn run(
         _ => None,
     };
     let (peers, mesh) = mesh.unzip();
-    let (images, exchange) = exchange::start(&config, parts.store, peers.as_ref());
+    let (images, exchange) = exchange::start(&config, parts.store.clone(), peers.as_ref());
+    let going = handoff::Going {
+        node,
+        hypervisor: parts.hypervisor,
+        host,
+        instances: instances.clone(),
+        store: parts.store,
+        bind,
+    };
+    let (handoffs, moving) = handoff::start(handoffs, going, images.clone(), peers.as_ref())?;
     let api = Api::new(about, instances.clone(), standing, goodbye.clone(), membership);
-    let api = api.among(peers).exchanging(images);
+    let api = api.among(peers).exchanging(images).handing_off(handoffs);
     let server = tokio::spawn(api::serve(listener, api.clone(), goodbye.clone()));
     let announcement = announce::Announcement { name: config.node.name, listen, node, accelerator, tls };
     let announcer = tokio::spawn(announce::run(announcement, config.discovery, api, goodbye.clone()));
     let keep = parts.keep;
-    let running = Running { server, announcer, power, exchange, mesh, owner, instances, goodbye, keep };
+    let running =
+        Running { server, announcer, power, exchange, moving, mesh, owner, instances, goodbye, keep };
     tracing::info!(%listen, %node, "cloudlet is ready");
     on_ready(&Ready { listen, node, tls, quiet });
     running.until(stop).await
@@ -214,6 +232,7 @@ struct Running {
     announcer: JoinHandle<()>,
     power: JoinHandle<()>,
     exchange: Option<exchange::Running>,
+    moving: Option<handoff::Running>,
     mesh: Option<peers::Running>,
     owner: instances::Running,
     instances: Instances,
@@ -231,6 +250,10 @@ impl Running {
             ended = self.owner.ended() => owner = Some(ended.err()),
         }
         tracing::info!("cloudlet shuts down");
+        // While the mesh still carries words: what is not committed is taken back.
+        if let Some(moving) = self.moving {
+            moving.stop().await;
+        }
         let serving = match self.exchange {
             Some(exchange) => Some(exchange.stop().await),
             None => None,

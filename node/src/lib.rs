@@ -6,6 +6,7 @@
 //! * [`standing`]: what it says of its circumstances: place, power, whether it is being emptied.
 //! * [`lifecycle`]: when an instance starts and ends, and who may have one. Pure.
 //! * [`exchange`]: fetching images from other cloudlets and serving them.
+//! * [`handoff`]: running VMs move to other cloudlets.
 //! * [`images`]: building images; [`hypervisor`]: opening what runs VMs; [`demo`]: all of it, shown on real input.
 
 pub mod api;
@@ -16,6 +17,7 @@ pub mod daemon;
 pub mod demo;
 pub mod doctor;
 pub mod exchange;
+pub mod handoff;
 pub mod hypervisor;
 pub mod images;
 pub mod instances;

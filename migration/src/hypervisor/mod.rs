@@ -30,7 +30,7 @@ pub mod suite;
 
 pub use compatibility::{TOPOLOGY, check as check_compatible};
 pub use error::{Error, Incompatible};
-pub use moving::{Moving, Pace};
+pub use moving::{MEMORY_BLOCK, Moving, Pace};
 
 /// Starts, suspends, clones and stops VMs, and talks to the agent in the guest.
 pub trait Hypervisor: Send + Sync {

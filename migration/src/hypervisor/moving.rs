@@ -12,6 +12,9 @@ use std::io::Read;
 use super::{CloneSpec, Error, Hypervisor};
 use crate::VmId;
 
+/// Name of the memory in the streams of VMs that this project starts.
+pub const MEMORY_BLOCK: &str = "cram";
+
 /// A hypervisor whose VMs can move.
 pub trait Moving: Hypervisor {
     /// Begins to stream a VM's memory and devices out. A reader that is slow slows the stream down, not the guest.

@@ -9,13 +9,14 @@
 //! 3. [`refusals`]: what cannot wake up is refused and leaves nothing.
 //! 4. [`clones`]: two clones side by side, what they share and what not.
 //! 5. [`adoption`]: a second handle finds what the first one has started.
+//! 6. [`moving`]: a VM streams out, stands still, goes on, and wakes up paused elsewhere with all that it had.
 //!
 //! A part panics where the contract is broken, and stops the VMs that it started either way. It touches no other VM.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -26,9 +27,11 @@ use vm_images::Hardware;
 use vm_images::manifest::Accelerator;
 
 use super::{
-    BootSpec, CloneSpec, Disk, Error, GuestOutput, Hypervisor, Incompatible, Running, SuspendFiles, Suspended,
+    BootSpec, CloneSpec, Disk, Error, GuestOutput, Hypervisor, Incompatible, MEMORY_BLOCK, Moving, Running,
+    SuspendFiles, Suspended,
 };
 use crate::VmId;
+use crate::reduce::{Arrived, Config, Frame, Images, KnownPart, Sink, Source};
 
 /// How long a guest that runs may take to answer; generous, as test machines are slow and busy.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
@@ -76,12 +79,13 @@ pub struct Image {
 }
 
 /// All parts. `again` opens a second handle on what `hypervisor` sees.
-pub fn run(hypervisor: &dyn Hypervisor, fixture: &Fixture<'_>, again: &dyn Fn() -> Box<dyn Hypervisor>) {
+pub fn run(hypervisor: &dyn Moving, fixture: &Fixture<'_>, again: &dyn Fn() -> Box<dyn Hypervisor>) {
     unknown(hypervisor);
     let image = boot(hypervisor, fixture);
     refusals(hypervisor, fixture, &image);
     clones(hypervisor, fixture, &image);
     adoption(hypervisor, fixture, &image, again);
+    moving(hypervisor, fixture, &image);
 }
 
 /// A VM that is not there: every method says so, except `stop`, which has nothing to do.
@@ -230,6 +234,75 @@ pub fn clones(hypervisor: &dyn Hypervisor, fixture: &Fixture<'_>, image: &Image)
     assert_eq!(other.run("/bin/echo", &["still here"]).stdout, b"still here\n", "the other clone runs on");
     hypervisor.stop(other.vm).must("stop");
     assert_eq!(image.digests(), before, "clones have changed the image");
+}
+
+/// A VM moves: what it wrote after it was cloned is there where it wakes up, and a move that comes to nothing leaves it
+/// running.
+pub fn moving(hypervisor: &dyn Moving, fixture: &Fixture<'_>, image: &Image) {
+    let source = fixture.clone_spec(image, "leaving");
+    let _ends = Ends { hypervisor, vm: source.vm };
+    hypervisor.clone_from(&source).must("clone");
+    hypervisor.agent_ping(source.vm, ANSWER_LIMIT).must("the agent's answer");
+    let guest = Guest { hypervisor, vm: source.vm };
+    hypervisor.agent_write_file(source.vm, OWN, b"own").must("write a file");
+    let executes = |vm| listed(hypervisor, vm).is_some_and(|running| running.executing);
+
+    let mut live = hypervisor.stream_out(source.vm).must("stream out");
+    let mut magic = [0; 4];
+    live.read_exact(&mut magic).must("the beginning of a stream");
+    assert_eq!(&magic, b"QEVM");
+    assert!(executes(source.vm), "a VM that streams stands still");
+    drop(live);
+    assert_eq!(guest.run("/bin/cat", &[OWN]).stdout, b"own", "it works on when the stream is dropped");
+    hypervisor.freeze(source.vm).must("freeze");
+    assert!(!executes(source.vm), "a frozen VM executes");
+    hypervisor.resume(source.vm).must("resume");
+    assert!(executes(source.vm), "a resumed VM stands still");
+    assert_eq!(guest.run("/bin/cat", &[OWN]).stdout, b"own", "it works on after it was frozen");
+    guest.run("/bin/sync", &[]);
+
+    hypervisor.freeze(source.vm).must("freeze again");
+    let mut stream = Vec::new();
+    hypervisor
+        .stream_out(source.vm)
+        .must("stream a frozen VM out")
+        .read_to_end(&mut stream)
+        .must("read to the end");
+    assert!(!executes(source.vm), "a VM that streamed out to the end executes");
+    let target = fixture.clone_spec(image, "arriving");
+    let _ends_too = Ends { hypervisor, vm: target.vm };
+    fs::copy(&source.disk, &target.disk).must("copy the disk");
+    let target = CloneSpec { device_stream: fixture.path("arriving.stream"), ..target };
+    rebuild(image, &stream, &target.device_stream);
+    hypervisor.clone_paused(&target).must("wake up paused");
+    assert!(!executes(target.vm), "it executes before it may");
+    hypervisor.resume(target.vm).must("let it run");
+    assert!(executes(target.vm), "it stands still");
+    hypervisor.agent_ping(target.vm, ANSWER_LIMIT).must("the agent's answer where it woke up");
+    let moved = Guest { hypervisor, vm: target.vm };
+    assert_eq!(moved.run("/bin/cat", &[OWN]).stdout, b"own", "what it wrote has not come along");
+    hypervisor.stop(target.vm).must("stop");
+    hypervisor.stop(source.vm).must("stop a frozen VM");
+}
+
+/// The stream that wakes up on the template what the whole stream says.
+fn rebuild(image: &Image, stream: &[u8], to: &Path) {
+    let (template, device) = (&image.files.template, &image.files.device_stream);
+    let part = |path: &PathBuf| {
+        let digest = vm_images::Digest::of(&fs::read(path).must("read the image"));
+        KnownPart { digest, path: path.clone(), index: None }
+    };
+    let parts = [part(template), part(device)];
+    let images = Images::open(&parts).must("open the image");
+    let mut sink =
+        Sink::new(&images, Arrived::open(&to.with_extension("pages"), 1 << 20).must("open a file"))
+            .must("make a sink");
+    let mut outlet = |frame: Frame| sink.take(frame).map_err(io::Error::other);
+    Source::new(&images, &[], Config::default())
+        .must("make a source")
+        .memory(stream, MEMORY_BLOCK, Some(&parts[0].digest), Some(&parts[1].digest), &mut outlet)
+        .must("reduce");
+    sink.restore_memory(MEMORY_BLOCK, &mut File::create(to).must("create a file")).must("restore");
 }
 
 /// A second handle, as of a process that was started again, finds a VM and its ports and can use it.

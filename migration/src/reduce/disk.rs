@@ -48,17 +48,37 @@ impl Source<'_> {
         Ok(report)
     }
 
-    /// All layers were sent; says what must have come out.
-    pub fn end_disk(&mut self, outlet: &mut dyn Outlet) -> Result<(), Error> {
+    /// Sends what can be read of a layer that a running guest writes to: brings blocks early and completes nothing. The
+    /// disk must be begun anew, and its layer sent when the guest is paused, with this same source.
+    pub fn disk_live(&mut self, path: &Path, outlet: &mut dyn Outlet) -> Result<Report, Error> {
+        let Ok(mut layer) = Layer::open(path) else { return Ok(Report::default()) };
+        let (mut report, totals) = self.run(outlet, |feed, sent, disk| {
+            let disk = disk.as_mut().ok_or(NOT_BEGUN)?;
+            let mut gatherer = Gatherer::new(Space::Disk, sent);
+            match disk.gather(&mut layer, &mut gatherer, sent, feed) {
+                // Half a table may have been read while it was written.
+                Ok(()) | Err(Error::Disk(_)) => {}
+                Err(error) => return Err(error),
+            }
+            gatherer.flush(sent, feed)?;
+            Ok(gatherer.report)
+        })?;
+        report.add(&totals);
+        Ok(report)
+    }
+
+    /// All layers were sent; says what must have come out, to the sink and here: the hash of the blocks that differ.
+    pub fn end_disk(&mut self, outlet: &mut dyn Outlet) -> Result<[u8; 32], Error> {
         let images = self.images();
-        self.run(outlet, |feed, _, disk| {
+        let (root, _) = self.run(outlet, |feed, _, disk| {
             let disk = disk.take().ok_or(NOT_BEGUN)?;
             let differences = disk.classifier.differences();
             let base = images.digests().nth(disk.base.into());
             let root = differences.root(base, disk.blocks);
-            feed.frame(Frame::End { space: Space::Disk, differing: differences.len(), root })
+            feed.frame(Frame::End { space: Space::Disk, differing: differences.len(), root })?;
+            Ok(root)
         })?;
-        Ok(())
+        Ok(root)
     }
 }
 
@@ -66,12 +86,24 @@ const NOT_BEGUN: Error = Error::Incomplete { space: Space::Disk, missing: "its b
 
 impl Open<'_> {
     fn layer(&mut self, layer: &mut Layer, sent: &mut Sent, feed: &mut Feed) -> Result<Report, Error> {
+        let mut gatherer = Gatherer::new(Space::Disk, sent);
+        self.gather(layer, &mut gatherer, sent, feed)?;
+        gatherer.flush(sent, feed)?;
+        Ok(gatherer.report)
+    }
+
+    fn gather(
+        &mut self,
+        layer: &mut Layer,
+        gatherer: &mut Gatherer,
+        sent: &mut Sent,
+        feed: &mut Feed,
+    ) -> Result<(), Error> {
         let cluster_bytes = layer.header().cluster_bytes;
         let found = layer.header().virtual_bytes.div_ceil(BLOCK_BYTES as u64);
         if found != self.blocks || !cluster_bytes.is_multiple_of(BLOCK_BYTES as u64) {
             return Err(Error::OtherBase { space: Space::Disk, found, base: self.blocks });
         }
-        let mut gatherer = Gatherer::new(Space::Disk, sent);
         let mut content = vec![0; cluster_bytes as usize];
         let mut next = 0;
         while let Some((cluster, mapping)) = layer.next_held(next)? {
@@ -90,7 +122,6 @@ impl Open<'_> {
                 gatherer.block(block as u32, page, &mut self.classifier, sent, feed)?;
             }
         }
-        gatherer.flush(sent, feed)?;
-        Ok(gatherer.report)
+        Ok(())
     }
 }

@@ -50,6 +50,7 @@ mod pipeline;
 mod restore;
 mod sink;
 mod source;
+mod whole;
 mod wire;
 
 pub use arrived::Arrived;
@@ -60,7 +61,8 @@ pub use images::{Images, KnownPart};
 pub use pipeline::Outlet;
 pub use restore::Restored;
 pub use sink::Sink;
-pub use source::{Config, Report, Source};
+pub use source::{Config, Live, Report, Source};
+pub use whole::digest;
 pub use wire::{Frame, MAX_FRAME_BYTES, Space, VERSION};
 
 use crate::stream::Page;

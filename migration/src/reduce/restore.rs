@@ -24,6 +24,8 @@ pub struct Restored {
     pub differing: u32,
     /// What was written, bytes.
     pub bytes: u64,
+    /// Hash of the blocks that differ; the source's is the same.
+    pub root: [u8; 32],
 }
 
 impl Sink<'_> {
@@ -183,7 +185,7 @@ impl<'a> Restorer<'a> {
         let (differing, root) = self.end;
         let found = self.differences.root(self.state.base_digest.as_ref(), self.state.blocks);
         if found == root && differing == self.differences.len() {
-            return Ok(Restored { differing, bytes });
+            return Ok(Restored { differing, bytes, root });
         }
         let (space, ours) = (self.space, self.differences.len());
         Err(Error::NotTheSame { space, ours, theirs: differing })

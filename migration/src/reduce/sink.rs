@@ -86,6 +86,11 @@ impl<'a> Sink<'a> {
         }
     }
 
+    /// Hash of the device stream that came.
+    pub fn device_digest(&self) -> [u8; 32] {
+        *blake3::hash(&self.device).as_bytes()
+    }
+
     /// Whether everything of a memory or disk has come. Restoring then checks that it is right.
     pub fn is_complete(&self, space: Space) -> bool {
         self.states.get(&space).is_some_and(|state| state.end.is_some())

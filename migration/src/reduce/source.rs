@@ -70,6 +70,23 @@ pub struct Report {
     pub wire_bytes: u64,
     /// Processor time of packing.
     pub pack_cpu: Duration,
+    /// What the sink must find of a memory that was read to its end: the hash of the blocks that differ.
+    pub root: [u8; 32],
+    /// The same of the device stream: its hash.
+    pub device_digest: [u8; 32],
+}
+
+/// How far the live stream of a running guest is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Live {
+    /// Blocks that came, each time that they came.
+    pub seen: u64,
+    /// Blocks of the memory: when as many were seen, all came once.
+    pub blocks: u64,
+    /// Of these, sent with their content.
+    pub new: u64,
+    /// Blocks that change again and again, and are kept for the end.
+    pub held: u64,
 }
 
 /// Makes frames of one VM for one sink.
@@ -116,6 +133,27 @@ impl<'a> Source<'a> {
             Memory::read_all(images, template, against, sent, feed, stream, memory_block)
         })?;
         report.differing = differing;
+        report.add(&totals);
+        Ok(report)
+    }
+
+    /// Reads the live stream of a guest that runs on, for as long as `go_on` says; it is asked after each of QEMU's
+    /// sections. Brings pages early and completes nothing: [`Source::memory`] of the paused guest must follow, with this
+    /// same source. What changes again and again is left for that.
+    pub fn memory_live(
+        &mut self,
+        stream: impl Read,
+        memory_block: &str,
+        template: Option<&Digest>,
+        go_on: &mut dyn FnMut(Live) -> bool,
+        outlet: &mut dyn Outlet,
+    ) -> Result<Report, Error> {
+        let template = self.part(template)?;
+        let (workers, images) = (self.config.workers.get(), self.images);
+        let sent = &mut self.sent;
+        let (mut report, totals) = pipeline::run(workers, &self.controller, outlet, |feed| {
+            Memory::read_live(images, template, sent, feed, stream, memory_block, go_on)
+        })?;
         report.add(&totals);
         Ok(report)
     }
@@ -257,6 +295,55 @@ impl<'a, 'b> Memory<'a, 'b> {
         memory.ok_or(incomplete)?.finish(&device, against)
     }
 
+    fn read_live(
+        images: &'a Images,
+        template: Option<(u16, &'a Path)>,
+        sent: &'b mut Sent,
+        feed: &'b mut Feed,
+        stream: impl Read,
+        memory_block: &str,
+        go_on: &mut dyn FnMut(Live) -> bool,
+    ) -> Result<Report, Error> {
+        let mut reader = Reader::live(stream);
+        let (mut sent, mut feed) = (Some(sent), Some(feed));
+        let mut memory: Option<Self> = None;
+        let read = loop {
+            let at = reader.offset();
+            let event = match reader.read() {
+                Ok(Some(event)) => event,
+                // Its end would mean that somebody else paused the guest; what came is as good as ever.
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(Error::Stream(error)),
+            };
+            match (&event, &mut memory) {
+                (Event::Blocks(blocks), none @ None) => {
+                    let block = stream::find_block(at, blocks, memory_block).map_err(Error::Stream)?;
+                    if let (Some(sent), Some(feed)) = (sent.take(), feed.take()) {
+                        *none = Some(Self::begin(images, template, sent, feed, (block, &blocks[block]))?);
+                    }
+                }
+                (&Event::Page { block, offset, content }, Some(memory)) if block == memory.block => {
+                    memory.page(offset, content)?;
+                }
+                (Event::End { .. }, Some(memory)) if !go_on(memory.live()) => break Ok(()),
+                _ => {}
+            }
+        };
+        let incomplete = Error::Incomplete { space: Space::Memory, missing: "a list of memory blocks" };
+        let Some(mut memory) = memory else {
+            return read.and(Err(incomplete));
+        };
+        memory.gatherer.flush(memory.sent, memory.feed)?;
+        let report = Report { superseded: memory.hold.saved(), ..memory.gatherer.report };
+        // Only now: what was gathered counts as sent.
+        read.map(|()| report)
+    }
+
+    fn live(&self) -> Live {
+        let Report { seen, new, .. } = self.gatherer.report;
+        Live { seen, blocks: self.blocks, new, held: self.hold.len() as u64 }
+    }
+
     fn begin(
         images: &'a Images,
         template: Option<(u16, &'a Path)>,
@@ -310,19 +397,22 @@ impl<'a, 'b> Memory<'a, 'b> {
         self.gatherer.flush(self.sent, self.feed)?;
         let mut report = self.gatherer.report;
         report.superseded = self.hold.saved();
-        let (frame, device_bytes) = device_frame(device, against)?;
+        let (frame, device_bytes, device_digest) = device_frame(device, against)?;
         (report.device_bytes, report.device_wire_bytes) = (device_bytes, frame.bytes() as u64);
+        report.device_digest = device_digest;
         self.feed.frame(frame)?;
         let base =
             self.template.and_then(|(number, _)| self.classifier.images().digests().nth(number.into()));
         let differences = self.classifier.differences();
         let (differing, root) = (differences.len(), differences.root(base, self.blocks));
+        report.root = root;
         self.feed.frame(Frame::End { space: Space::Memory, differing, root })?;
         Ok((report, differing.into()))
     }
 }
 
-fn device_frame(device: &Device, against: Option<(u16, &Path)>) -> Result<(Frame, u64), Error> {
+/// The frame, and length and hash of what it brings.
+fn device_frame(device: &Device, against: Option<(u16, &Path)>) -> Result<(Frame, u64, [u8; 32]), Error> {
     let stream = device.stream().map_err(Error::Pack)?;
     let snapshot = match against {
         Some((_, path)) => read_device(path)?,
@@ -330,7 +420,8 @@ fn device_frame(device: &Device, against: Option<(u16, &Path)>) -> Result<(Frame
     };
     let packed = pack::pack_against(&snapshot, &stream, DEVICE_LEVEL).map_err(Error::Pack)?;
     let against = against.map(|(number, _)| number);
-    Ok((Frame::Device { against, unpacked_bytes: stream.len() as u32, packed }, stream.len() as u64))
+    let digest = *blake3::hash(&stream).as_bytes();
+    Ok((Frame::Device { against, unpacked_bytes: stream.len() as u32, packed }, stream.len() as u64, digest))
 }
 
 /// Reads the device stream of an image.

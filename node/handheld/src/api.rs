@@ -11,6 +11,8 @@
 //! | `POST /instances` | [`Start`] | [`Instance`]: 201 when this request created it, 200 when it was there |
 //! | `GET /instances` | | `[Instance]` |
 //! | `GET /instances/{id}?client_token=…` | | [`Instance`], 404, or 410 with [`Gone`]; with the token, the client is known to be there still |
+//! | `POST /instances/{id}/handoff` | [`HandoffTo`] | [`Handoff`]: 202; it is on its way to another cloudlet |
+//! | `GET`, `DELETE /instances/{id}/handoff` | | [`Handoff`]: how far it is; stopped |
 //! | `DELETE /instances/{id}?client_token=…` | | [`Instance`]: that client no longer uses it; the last one stops it |
 //! | `DELETE /instances/{id}?force=true` | | [`Instance`]: stopped whoever uses it |
 //! | `GET /instances/{id}/tunnel?client_token=…` | `Upgrade: cloudlet-tcp` | 101, then the bytes of a TCP connection to its service |
@@ -41,10 +43,12 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use vm_images::ServiceId;
 
+mod handoff;
 mod images;
 mod moved;
 mod standing;
 
+pub use handoff::{Handoff, HandoffState, HandoffTo};
 pub use images::{FetchImage, FetchState, FetchedFrom, ImageFetch};
 pub use moved::{Gone, Moved};
 pub use standing::{Drain, Guests, Heading, HeldService, Place, PowerSource, Standing};
@@ -275,6 +279,8 @@ pub enum Event {
     Instance(Instance),
     /// An instance runs on another cloudlet now.
     Moved(Moved),
+    /// The sending of an instance to another cloudlet is now this far; told at most a few times a second.
+    Handoff(Handoff),
     /// The fetching of an image is now this far; told at most a few times a second.
     ImageFetch(ImageFetch),
     /// The listener was too slow and missed this many events: ask for the list again.

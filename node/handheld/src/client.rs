@@ -16,6 +16,7 @@ use crate::http::{self, BodyError};
 use crate::relay::Relay;
 use crate::{Access, Error, Events, Refusal, Step, now};
 
+mod handoff;
 mod images;
 mod whereabouts;
 
@@ -323,7 +324,7 @@ impl Client {
             let instance = tokio::select! {
                 event = events.next() => match event {
                     Ok(Some(Event::Instance(instance))) if instance.id == id => instance,
-                    Ok(Some(Event::Instance(_) | Event::Moved(_) | Event::ImageFetch(_))) => continue,
+                    Ok(Some(Event::Instance(_) | Event::Moved(_) | Event::Handoff(_) | Event::ImageFetch(_))) => continue,
                     Ok(Some(Event::Missed { .. })) => match self.instance(id).await {
                         Ok(instance) => instance,
                         Err(_) => return Ok(None),

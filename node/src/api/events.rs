@@ -20,7 +20,8 @@ use crate::lifecycle::Instance;
 /// its silence ([`super::SILENCE_LIMIT`]).
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// The present state of every instance, then each change, as server-sent events; images that are fetched as well.
+/// The present state of every instance, then each change, as server-sent events; images that are fetched and instances that
+/// move as well.
 ///
 /// The data of each event is one `Event` in JSON. A listener that was too slow gets `missed` and should ask for the
 /// list again. The last event is `goodbye`, or `not-allowed` if the listener was revoked or its certificate has expired.
@@ -35,15 +36,15 @@ pub(super) async fn events(
     ConnectInfo(standing): ConnectInfo<Standing>,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, axum::Error>>>, Failure> {
     let subscription = api.instances.subscribe().await?;
-    let fetches = api.fetch_events();
-    let frames = stream(subscription, fetches, arrival, standing, api.goodbye)
+    let others = stream::select(api.fetch_events(), api.handoff_events());
+    let frames = stream(subscription, others, arrival, standing, api.goodbye)
         .map(|event| sse::Event::default().json_data(event));
     Ok(Sse::new(frames).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
 
 fn stream(
     subscription: Subscription,
-    fetches: impl Stream<Item = Event>,
+    others: impl Stream<Item = Event>,
     arrival: Arrival,
     standing: Standing,
     goodbye: CancellationToken,
@@ -61,7 +62,7 @@ fn stream(
         }
     };
     present
-        .chain(stream::select(changes, fetches))
+        .chain(stream::select(changes, others))
         // Not one event to somebody who was revoked since it was last looked.
         .take_while(move |_| std::future::ready(at_each.holds()))
         .take_until(end)

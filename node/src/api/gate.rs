@@ -4,7 +4,7 @@
 //! | request | needs |
 //! |---|---|
 //! | `GET` anything, tunnels included, `POST /instances`, `DELETE /instances/{id}?client_token=…`, `POST /revocations` | `use-services` |
-//! | `DELETE /instances/{id}?force=true`, `POST /images/fetches`, `DELETE /images/fetches/{id}`, `PUT` and `DELETE /place`, `PUT /drain` | `operate` |
+//! | `DELETE /instances/{id}?force=true`, `POST` and `DELETE /instances/{id}/handoff`, `POST /images/fetches`, `DELETE /images/fetches/{id}`, `PUT` and `DELETE /place`, `PUT /drain` | `operate` |
 //! | `POST /pairing` | this cloudlet's own key: the operator at its console |
 //!
 //! This cloudlet's own key may do everything.
@@ -105,14 +105,19 @@ fn needs(request: &Request) -> Option<Permissions> {
     match *request.method() {
         Method::GET | Method::HEAD => Some(Permissions::USE_SERVICES),
         Method::POST if matches!(path, "/instances" | "/revocations") => Some(Permissions::USE_SERVICES),
-        Method::POST if path == FETCHES => Some(Permissions::OPERATE),
-        Method::DELETE if path.starts_with("/instances/") && is_own_use(request) => {
+        Method::POST if path == FETCHES || is_handoff(path) => Some(Permissions::OPERATE),
+        Method::DELETE if path.starts_with("/instances/") && !is_handoff(path) && is_own_use(request) => {
             Some(Permissions::USE_SERVICES)
         }
         Method::DELETE => Some(Permissions::OPERATE),
         Method::PUT if matches!(path, "/place" | "/drain") => Some(Permissions::OPERATE),
         _ => None,
     }
+}
+
+/// Whether a path is that of an instance's handoff.
+fn is_handoff(path: &str) -> bool {
+    path.starts_with("/instances/") && path.ends_with("/handoff")
 }
 
 /// Whether images that are being exchanged give way while a request is answered: to members, not to this cloudlet's own
@@ -160,6 +165,11 @@ mod tests {
         for ending in ["/images/fetches/1", "/images/fetches/1?client_token=a"] {
             assert_eq!(needs("DELETE", ending), Some(Permissions::OPERATE), "{ending}");
         }
+        for (method, query) in [("POST", ""), ("DELETE", ""), ("DELETE", "?client_token=a")] {
+            let handoff = format!("/instances/1/handoff{query}");
+            assert_eq!(needs(method, &handoff), Some(Permissions::OPERATE), "{method} {handoff}");
+        }
+        assert_eq!(needs("GET", "/instances/1/handoff"), Some(Permissions::USE_SERVICES));
         assert_eq!(needs("POST", "/pairing"), None);
         assert_eq!(needs("PUT", "/instances"), None);
     }

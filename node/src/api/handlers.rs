@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{ConnectInfo, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use handheld::api::{Cloudlet, Code, Instance, Problem, Service, Start};
+use handheld::api::{Cloudlet, Code, Gone, Instance, Problem, Service, Start};
 use migration::VmId;
 use serde::Deserialize;
 use vm_images::ServiceId;
@@ -138,6 +138,7 @@ pub(super) struct Asking {
     (status = 200, description = "The instance", body = Instance),
     (status = 400, description = "The client token is impossible (`bad-request`)", body = Problem),
     (status = 404, description = "There is no such instance here (`unknown-instance`)", body = Problem),
+    (status = 410, description = "It runs on another cloudlet now", body = Gone),
     (status = 503, description = "The cloudlet is shutting down (`shutting-down`)", body = Problem),
 ))]
 pub(super) async fn instance(
@@ -145,10 +146,14 @@ pub(super) async fn instance(
     ConnectInfo(arrival): ConnectInfo<Arrival>,
     Path(id): Path<String>,
     Asked(asking): Asked<Asking>,
-) -> Answer<Instance> {
+) -> Result<Response, Failure> {
     let token = asking.client_token.map(token).transpose()?;
-    let found = api.instances.get(vm(&id)?, token).await?;
-    answer(found, &id, arrival)
+    let vm = vm(&id)?;
+    if let Some(gone) = api.gone(vm) {
+        return Ok(gone);
+    }
+    let found = api.instances.get(vm, token).await?;
+    answer(found, &id, arrival).map(IntoResponse::into_response)
 }
 
 /// How a client leaves an instance. One of the two must be given.
@@ -199,7 +204,7 @@ pub(super) async fn openapi() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], super::routes::document()).into_response()
 }
 
-fn vm(id: &str) -> Result<VmId, Failure> {
+pub(super) fn vm(id: &str) -> Result<VmId, Failure> {
     id.parse().map_err(|_| Failure::unknown_instance(id))
 }
 

@@ -116,7 +116,7 @@ impl Api {
     }
 
     /// The cloudlet of that node id or name.
-    fn member(&self, wanted: &str) -> Result<NodeId, Failure> {
+    pub(super) fn member(&self, wanted: &str) -> Result<NodeId, Failure> {
         let shown: String = wanted.chars().take(80).collect();
         let unknown = |why: &str| {
             Failure::new(Code::UnknownPeer, format!("{why} '{shown}'; 'cloudlet mesh' lists them"))

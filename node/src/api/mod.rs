@@ -4,7 +4,7 @@
 //! * [`gate`]: who may do what; [`mission`]: pairing and revocations
 //! * [`routes`], [`handlers`], [`events`]: what is answered, and the OpenAPI document made from the same
 //! * [`standing`]: where the cloudlet is, whether it is being emptied
-//! * [`images`]: fetched from other cloudlets
+//! * [`images`]: fetched from other cloudlets; [`handoff`]: instances that move to them
 //! * [`tunnel`]: raw bytes to a Service VM; [`relay`]: to another cloudlet's API
 //! * [`problem`], [`extract`]: every error is a [`handheld::api::Problem`]
 
@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::exchange::Exchange;
+use crate::handoff::Handoffs;
 use crate::instances::{self, Instances};
 use crate::peers::Peers;
 use crate::places::Places;
@@ -27,6 +28,7 @@ mod events;
 mod extract;
 mod gate;
 mod handlers;
+mod handoff;
 mod images;
 mod mission;
 mod peers;
@@ -68,6 +70,8 @@ pub struct Api {
     peers: Option<Peers>,
     /// `None` where there is nobody to exchange images with.
     exchange: Option<Exchange>,
+    /// `None` where there is nobody to hand instances over to.
+    handoffs: Option<Handoffs>,
     /// By public key; one entry for all who have none.
     tunnels: Places<Option<[u8; 32]>>,
 }
@@ -90,6 +94,7 @@ impl Api {
             membership,
             peers: None,
             exchange: None,
+            handoffs: None,
             tunnels: Places::default(),
         }
     }
@@ -102,6 +107,11 @@ impl Api {
     /// The same, with the images of other cloudlets.
     pub fn exchanging(self, exchange: Option<Exchange>) -> Self {
         Self { exchange, ..self }
+    }
+
+    /// The same, with instances that move.
+    pub fn handing_off(self, handoffs: Option<Handoffs>) -> Self {
+        Self { handoffs, ..self }
     }
 
     /// What this cloudlet is and how busy it is.

@@ -75,6 +75,11 @@ pub enum Command {
     Image(Image),
     /// Start, examine and stop instances of services, through the running cloudlet
     Vm(Vm),
+    /// Send a running instance to another cloudlet, where it serves on with all that it has
+    ///
+    /// It is tried whenever the other cloudlet is in reach. What was sent is kept there, also when the link breaks, and not
+    /// sent twice. Ctrl-C ends it, and the instance serves on here.
+    Handoff(Handoff),
     /// Make missions, enroll members, revoke them, pair handhelds
     #[command(subcommand)]
     Mission(Mission),
@@ -126,6 +131,20 @@ pub struct Up {
     /// Send no multicast at all (mission.quiet): found by QR code or address only
     #[arg(long)]
     pub no_multicast: bool,
+}
+
+/// Flags of `handoff`.
+#[derive(Debug, Args)]
+pub struct Handoff {
+    /// Id of the instance ('cloudlet vm list')
+    #[arg(value_name = "VM")]
+    pub vm: Uuid,
+    /// Node id or name of the other cloudlet ('cloudlet mesh')
+    #[arg(long, value_name = "NODE", value_parser = NonEmptyStringValueParser::new())]
+    pub to: String,
+    /// Address of the cloudlet that it leaves [default: the one that the configuration describes]
+    #[arg(long, value_name = "URL")]
+    pub api: Option<String>,
 }
 
 /// Flags of `position`.

@@ -14,6 +14,7 @@ mod config;
 mod demo;
 mod doctor;
 mod fetch;
+mod handoff;
 mod image;
 mod live;
 mod logging;
@@ -56,6 +57,11 @@ fn command(cli: Cli) -> Result<(), Failure> {
         Command::Image(action) => image::run(action, &global, output),
         Command::Mission(action) => mission::run(action, &global, output),
         Command::Vm(vm) => vm::run(vm, &global, output),
+        Command::Handoff(wanted) => {
+            let config = load(&global, Vec::new())?.config;
+            let wanted = handoff::Wanted { vm: wanted.vm, to: wanted.to, api: wanted.api };
+            handoff::run(&config, wanted, output)
+        }
         Command::Mesh { api } => mesh::run(api.as_deref(), &global, output),
         Command::Position(position) => standing::position(position, &global, output),
         Command::Drain { state, api } => standing::drain(state, api.as_deref(), &global, output),

@@ -51,7 +51,7 @@ pub(super) async fn read(
 }
 
 /// Writes a whole frame; fails if the peer does not take it.
-pub(super) async fn write(stream: &mut (impl AsyncWrite + Unpin), frame: &[u8]) -> io::Result<()> {
+pub(crate) async fn write(stream: &mut (impl AsyncWrite + Unpin), frame: &[u8]) -> io::Result<()> {
     for piece in frame.chunks(PIECE_BYTES) {
         limited(stream.write_all(piece)).await?;
     }

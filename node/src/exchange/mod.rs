@@ -23,7 +23,7 @@
 mod error;
 mod fetch;
 mod find;
-mod frames;
+pub(crate) mod frames;
 mod keeper;
 mod layout;
 mod link;
@@ -52,6 +52,7 @@ pub use error::{Error, FindError};
 pub use peers::{ByteStream, Duplex, Peers};
 pub use progress::{Phase, Progress};
 pub use shelf::Shelf;
+pub(crate) use swarm::{HeldStream, node_of};
 pub use swarm::{SwarmPeers, serve_swarm};
 pub use throttle::{Pressing, Throttle};
 

@@ -59,13 +59,7 @@ impl Peers for SwarmPeers {
     }
 
     fn open(&self, node: NodeId) -> BoxFuture<'_, io::Result<ByteStream>> {
-        Box::pin(async move {
-            let held = Held::new(self.0.clone(), node).await?;
-            let protocol = StreamProtocol::new(wire::PROTOCOL);
-            let stream =
-                self.0.open_stream(node, protocol, talk::OPEN_LIMIT).await.map_err(io::Error::other)?;
-            Ok(Box::new(HeldStream { stream: stream.compat(), _held: held }) as ByteStream)
-        })
+        Box::pin(HeldStream::open(&self.0, node, wire::PROTOCOL, talk::OPEN_LIMIT))
     }
 
     fn measured(&self, node: NodeId, bytes_per_s: u64) {
@@ -99,9 +93,24 @@ impl Drop for Held {
 }
 
 /// A stream whose link is kept for as long as it is open.
-struct HeldStream {
+pub(crate) struct HeldStream {
     stream: Compat<Stream>,
     _held: Held,
+}
+
+impl HeldStream {
+    /// Opens a stream of a protocol to a member.
+    pub(crate) async fn open(
+        mesh: &Handle,
+        node: NodeId,
+        protocol: &'static str,
+        limit: Duration,
+    ) -> io::Result<ByteStream> {
+        let held = Held::new(mesh.clone(), node).await?;
+        let protocol = StreamProtocol::new(protocol);
+        let stream = mesh.open_stream(node, protocol, limit).await.map_err(io::Error::other)?;
+        Ok(Box::new(Self { stream: stream.compat(), _held: held }))
+    }
 }
 
 impl AsyncRead for HeldStream {
@@ -167,7 +176,7 @@ pub async fn serve_swarm(exchange: Exchange, mesh: Handle) -> bool {
     }
 }
 
-async fn node_of(mesh: &Handle, peer: PeerId) -> Option<NodeId> {
+pub(crate) async fn node_of(mesh: &Handle, peer: PeerId) -> Option<NodeId> {
     let key = key_of(&peer)?;
     let mut members = mesh.members();
     let waiting = members.wait_for(|members| members.values().any(|member| member.key == key));

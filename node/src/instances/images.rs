@@ -56,19 +56,10 @@ impl StoreImages {
 
     fn offer(&self, image: &Image) -> Option<Offer> {
         let service = image.manifest.service.as_ref().filter(|_| image.manifest.kind == Kind::Service)?;
+        let core = service_of(image)?;
         let incompatible = check_compatible(&image.manifest.hardware, &self.host, TOPOLOGY).err();
         Some(Offer {
-            service: Arc::new(Service {
-                id: service.id.clone(),
-                image: image.id,
-                guest_port: service.port,
-                health_path: service.health_path.clone(),
-                needs: Claim {
-                    memory_bytes: service.needs_memory_bytes,
-                    cpu_millis: service.needs_cpu_millis,
-                },
-                max_users: service.max_users,
-            }),
+            service: Arc::new(core),
             version: service.version.clone(),
             description: service.description.clone(),
             guest_system: system(image),
@@ -124,6 +115,19 @@ impl Images for StoreImages {
             console: directory.join("console.log"),
         })
     }
+}
+
+/// What the core needs to know of the service in an image, if there is one.
+pub(crate) fn service_of(image: &Image) -> Option<Service> {
+    let service = image.manifest.service.as_ref().filter(|_| image.manifest.kind == Kind::Service)?;
+    Some(Service {
+        id: service.id.clone(),
+        image: image.id,
+        guest_port: service.port,
+        health_path: service.health_path.clone(),
+        needs: Claim { memory_bytes: service.needs_memory_bytes, cpu_millis: service.needs_cpu_millis },
+        max_users: service.max_users,
+    })
 }
 
 fn system(image: &Image) -> String {

@@ -14,7 +14,7 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use migration::{Hypervisor, VmId};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use vm_images::ServiceId;
 
-use crate::lifecycle::{Created, Instance, Keep, Limits, Refused, Request, Token};
+use crate::lifecycle::{Claim, Created, Instance, Keep, Limits, Refused, Request, Saved, Service, Token};
 
 mod catalogue;
 pub(crate) mod clock;
@@ -35,13 +35,13 @@ pub mod journal;
 mod owner;
 pub mod record;
 mod startup;
-mod tasks;
+pub(crate) mod tasks;
 
 pub use catalogue::Catalogue;
 pub use host::{Meter, SystemMeter};
 pub use images::{Images, Offer, StoreImages};
 pub use journal::Journal;
-pub use startup::{Running, StartError, start};
+pub use startup::{Running, StartError, start, start_after};
 
 /// Requests that may wait for the owner, which answers each in microseconds. More means that it is stuck, and then
 /// askers wait.
@@ -112,8 +112,19 @@ pub(crate) enum Ask {
     List(oneshot::Sender<Vec<Instance>>),
     Subscribe(oneshot::Sender<Subscription>),
     Drain(bool, oneshot::Sender<()>),
+    Moving(Moving),
     Load(oneshot::Sender<Load>),
     Shutdown(Keep, oneshot::Sender<()>),
+}
+
+/// What a handoff asks for; see the methods of the same names in [`crate::lifecycle::Core`].
+pub(crate) enum Moving {
+    Reserve(VmId, Claim, u64, oneshot::Sender<Result<(), Refused>>),
+    Unreserve(VmId),
+    Hold(VmId, oneshot::Sender<bool>),
+    LetGo(VmId, oneshot::Sender<()>),
+    Arrive(Box<Saved>, Arc<Service>, SocketAddr, oneshot::Sender<()>),
+    MovedAway(VmId, oneshot::Sender<()>),
 }
 
 /// The present state of every instance, and every change from then on.
@@ -178,6 +189,44 @@ impl Instances {
     /// From now on nobody new is taken, or they are again.
     pub async fn drain(&self, draining: bool) -> Result<(), Error> {
         self.ask(|reply| Ask::Drain(draining, reply)).await
+    }
+
+    /// Keeps room for an instance that may come from another cloudlet.
+    pub(crate) async fn reserve(&self, vm: VmId, claim: Claim) -> Result<(), Error> {
+        let available = self.meter.memory().available_bytes;
+        let asked = self.ask(|reply| Ask::Moving(Moving::Reserve(vm, claim, available, reply))).await?;
+        asked.map_err(Error::Refused)
+    }
+
+    /// It does not come.
+    pub(crate) async fn unreserve(&self, vm: VmId) {
+        // An owner that has ended keeps no room.
+        let _ = self.asks.send(Ask::Moving(Moving::Unreserve(vm))).await;
+    }
+
+    /// The VM is about to stand still; `false` if there is no such instance, or it is not ready.
+    pub(crate) async fn hold(&self, vm: VmId) -> Result<bool, Error> {
+        self.ask(|reply| Ask::Moving(Moving::Hold(vm, reply))).await
+    }
+
+    /// The VM runs on here.
+    pub(crate) async fn let_go(&self, vm: VmId) -> Result<(), Error> {
+        self.ask(|reply| Ask::Moving(Moving::LetGo(vm, reply))).await
+    }
+
+    /// The VM runs here now; answered when that is on disk.
+    pub(crate) async fn arrive(
+        &self,
+        saved: Saved,
+        service: Arc<Service>,
+        address: SocketAddr,
+    ) -> Result<(), Error> {
+        self.ask(|reply| Ask::Moving(Moving::Arrive(Box::new(saved), service, address, reply))).await
+    }
+
+    /// The VM runs elsewhere now.
+    pub(crate) async fn moved_away(&self, vm: VmId) -> Result<(), Error> {
+        self.ask(|reply| Ask::Moving(Moving::MovedAway(vm, reply))).await
     }
 
     /// How busy the cloudlet is.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::clock::{self, Clock};
 use super::journal::Writer;
-use super::{Ask, CHANGES, Settings, Subscription, Tools, tasks};
+use super::{Ask, CHANGES, Moving, Settings, Subscription, Tools, tasks};
 use crate::lifecycle::{Core, Created, Effect, Input, Instance, Keep, Phase, Refused, Request};
 
 /// Time between two looks at what runs and how busy the host is. A dead VM is noticed this late at worst; guess.
@@ -204,6 +204,7 @@ impl Owner {
                 self.core.drain(draining);
                 let _ = reply.send(());
             }
+            Ask::Moving(moving) => self.moving(moving).await,
             Ask::Load(reply) => {
                 let _ = reply.send(self.load());
             }
@@ -214,6 +215,39 @@ impl Owner {
                 }
             }
         }
+    }
+
+    async fn moving(&mut self, moving: Moving) {
+        let mut effects = Vec::new();
+        let now = self.clock.now();
+        let done = match moving {
+            Moving::Reserve(vm, claim, available, reply) => {
+                let _ = reply.send(self.core.reserve(vm, claim, available));
+                return;
+            }
+            Moving::Unreserve(vm) => return self.core.unreserve(vm),
+            Moving::Hold(vm, reply) => {
+                let _ = reply.send(self.core.hold(vm));
+                return;
+            }
+            Moving::LetGo(vm, reply) => {
+                self.core.let_go(now, vm, &mut effects);
+                reply
+            }
+            Moving::Arrive(saved, service, address, reply) => {
+                // What is left of an earlier life of it here is over.
+                self.cancels.remove(&saved.vm);
+                self.core.arrive(now, &saved, service, address, &mut effects);
+                reply
+            }
+            Moving::MovedAway(vm, reply) => {
+                self.cancel(vm).cancel();
+                self.core.moved_away(vm, &mut effects);
+                reply
+            }
+        };
+        self.perform(effects).await;
+        self.acknowledge(done, ()).await;
     }
 
     /// Answers once everything that led to the answer is on disk: what a client was told survives the daemon.

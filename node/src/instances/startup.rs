@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use migration::VmId;
 use migration::hypervisor::{Error as HypervisorError, Hypervisor};
@@ -14,7 +15,8 @@ use super::clock::Clock;
 use super::owner::Owner;
 use super::{ASKS, Catalogue, Instances, Journal, Settings, Tools, journal, tasks};
 use crate::causes::chain;
-use crate::lifecycle::{Adoptable, Core, Plan, Reading, SavedPhase, reconcile};
+use crate::handoff::Estate;
+use crate::lifecycle::{Adoptable, Core, Instance, Plan, Reading, SavedPhase, reconcile, standing_still};
 
 /// Why the instances of an earlier daemon cannot be picked up. Nothing was stopped or removed.
 #[derive(Debug, thiserror::Error)]
@@ -62,13 +64,29 @@ pub async fn start(
     tools: Tools,
     journal: Journal,
 ) -> Result<(Instances, Running), StartError> {
+    start_after(settings, tools, journal, Estate::default()).await
+}
+
+/// The same, after it was found out what handoffs have left.
+pub async fn start_after(
+    settings: Settings,
+    tools: Tools,
+    journal: Journal,
+    estate: Estate,
+) -> Result<(Instances, Running), StartError> {
     let clock = Clock::start();
     let (found_with, directory, limits) = (tools.clone(), settings.directory.clone(), settings.limits);
     let bind = settings.bind;
+    let held = estate.held.clone();
     let look = move || {
-        let found = find(&journal, &*found_with.hypervisor, &directory, bind)?;
-        let plan = reconcile(clock.now(), &limits, &found.records, &found.running, &found.directories);
+        let mut found = find(&journal, &*found_with.hypervisor, &directory, bind, &estate)?;
+        let still = found.standing_still(clock.now(), &estate);
+        let mut plan = reconcile(clock.now(), &limits, &found.records, &found.running, &found.directories);
+        plan.stop.retain(|vm| !estate.held.contains(vm));
+        plan.remove_dirs.retain(|vm| !estate.held.contains(vm));
+        plan.forget.extend(estate.gone.iter().copied());
         clean(&plan, &*found_with.hypervisor, &directory);
+        plan.instances.extend(still);
         Ok::<_, StartError>((journal, plan))
     };
     let (journal, plan) = tokio::task::spawn_blocking(look).await.map_err(StartError::Panic)??;
@@ -78,7 +96,12 @@ pub async fn start(
     }
     let mut core = Core::new(settings.limits);
     let mut effects = Vec::new();
+    let held: Vec<_> =
+        plan.instances.iter().map(|instance| instance.vm).filter(|vm| held.contains(vm)).collect();
     core.restore(clock.now(), plan.instances, &mut effects);
+    for vm in held {
+        core.hold(vm);
+    }
 
     let (sender, receiver) = mpsc::channel(ASKS);
     let instances = Instances {
@@ -96,14 +119,39 @@ struct Found {
     directories: BTreeSet<VmId>,
 }
 
+impl Found {
+    /// Takes out what handoffs have in their hands.
+    fn standing_still(&mut self, now: Duration, estate: &Estate) -> Vec<Instance> {
+        let mut still = Vec::new();
+        for vm in &estate.held {
+            self.running.remove(vm);
+            if let Some(Reading::Good(saved)) = self.records.remove(vm) {
+                still.push(standing_still(now, &saved));
+            }
+        }
+        still
+    }
+}
+
 fn find(
     journal: &Journal,
     hypervisor: &dyn Hypervisor,
     directory: &Path,
     bind: IpAddr,
+    estate: &Estate,
 ) -> Result<Found, StartError> {
-    let records = journal.read()?;
+    let mut records = journal.read()?;
+    records.retain(|vm, _| !estate.gone.contains(vm));
+    for (vm, saved) in &estate.arrived {
+        records.entry(*vm).or_insert_with(|| Reading::Good(Box::new(saved.clone())));
+    }
     let running = hypervisor.list().map_err(StartError::List)?;
+    for vm in running.iter().map(|running| running.vm).filter(|vm| estate.held.contains(vm)) {
+        if let Err(error) = hypervisor.adopt(vm) {
+            let error: &dyn std::error::Error = &error;
+            tracing::error!(%vm, error, "a VM in the middle of a handoff cannot be taken over");
+        }
+    }
     let adoptable =
         running.into_iter().map(|vm| (vm.vm, adopt(hypervisor, vm.vm, records.get(&vm.vm), bind))).collect();
     Ok(Found { records, running: adoptable, directories: directories(directory)? })

@@ -84,6 +84,15 @@ impl Free {
         }
     }
 
+    /// What is left when `claim` is kept for somebody.
+    pub fn without(self, claim: Claim) -> Self {
+        Self {
+            memory_bytes: self.memory_bytes.saturating_sub(claim.memory_bytes),
+            cpu_millis: self.cpu_millis.saturating_sub(claim.cpu_millis.into()),
+            instances: self.instances.saturating_sub(1),
+        }
+    }
+
     /// Whether `claim` fits; if not, what is missing.
     pub fn admit(&self, claim: Claim, limits: &Limits) -> Result<(), Refused> {
         if self.instances == 0 {

@@ -1,6 +1,6 @@
 //! The state machine of all instances.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,10 +9,12 @@ use migration::VmId;
 
 use super::message::{Closed, Created, Effect, Input, Keep, Patience, Refused, Request, Seen, Started};
 use super::{
-    CHECK_INTERVAL, CHECKS_FAILED_MAX, Free, Instance, Limits, Outcome, Phase, START_GRACE, StopStep, Token,
+    CHECK_INTERVAL, CHECKS_FAILED_MAX, Claim, Free, Instance, Limits, Outcome, Phase, START_GRACE, StopStep,
+    Token,
 };
 
 mod ending;
+mod moving;
 mod timers;
 
 /// All instances of this cloudlet. `now` is time since the daemon's start and never goes backwards.
@@ -22,12 +24,23 @@ pub struct Core {
     closed: Option<Closed>,
     draining: bool,
     instances: BTreeMap<VmId, Instance>,
+    /// Room for instances that may come from other cloudlets.
+    reserved: BTreeMap<VmId, Claim>,
+    /// Instances that stand still for a handoff.
+    held: BTreeSet<VmId>,
 }
 
 impl Core {
     /// A cloudlet without instances.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, closed: None, draining: false, instances: BTreeMap::new() }
+        Self {
+            limits,
+            closed: None,
+            draining: false,
+            instances: BTreeMap::new(),
+            reserved: BTreeMap::new(),
+            held: BTreeSet::new(),
+        }
     }
 
     /// Takes instances over from an earlier daemon; the phases say what is to be done with each.
@@ -76,7 +89,8 @@ impl Core {
 
     /// What is free on a host that has this much memory available.
     pub fn free(&self, memory_available_bytes: u64) -> Free {
-        Free::beside(self.instances.values(), &self.limits, memory_available_bytes)
+        let free = Free::beside(self.instances.values(), &self.limits, memory_available_bytes);
+        self.reserved.values().fold(free, |free, claim| free.without(*claim))
     }
 
     /// A client asks for an instance, for the first time or again. On `Refused` nothing has changed.
@@ -305,6 +319,9 @@ impl Core {
         let mut dead = Vec::new();
         for instance in self.instances.values_mut() {
             let Some(since) = instance.running_since() else { continue };
+            if self.held.contains(&instance.vm) {
+                continue;
+            }
             match running.get(&instance.vm) {
                 Some(seen) if seen.executing => instance.backed_bytes = seen.backed_bytes,
                 // The list may have been made before it was resumed.

@@ -38,7 +38,7 @@ pub use admission::{Claim, Free, Limits};
 pub use core::Core;
 pub use instance::{BadToken, Instance, Outcome, Phase, Service, StopStep, Token, joinable};
 pub use message::{Closed, Created, Effect, Input, Keep, Patience, Refused, Request, Seen, Started};
-pub use reconcile::{Adoptable, Plan, Reading, Saved, SavedPhase, reconcile};
+pub use reconcile::{Adoptable, Plan, Reading, Saved, SavedPhase, reconcile, standing_still};
 
 /// How long an instance that ended stays visible, so that its clients can read why. Guess: a handheld that lost the
 /// radio for some minutes still finds the reason, and a list stays short.

@@ -116,6 +116,25 @@ pub fn reconcile(
     plan
 }
 
+/// An instance whose VM stands still, and stays so until it is known whose it is.
+pub fn standing_still(now: Duration, saved: &Saved) -> Instance {
+    Instance {
+        vm: saved.vm,
+        service: Arc::new(saved.service.clone()),
+        sharing: saved.sharing,
+        owner: saved.owner.clone(),
+        users: saved.users.iter().map(|token| (token.clone(), now)).collect(),
+        idle_since: None,
+        phase: Phase::Ready { running_since: now, next_check: None, failed_checks: 0 },
+        address: saved.address,
+        requested_unix_ms: saved.requested_unix_ms,
+        requested_at: None,
+        ready_after_ms: saved.ready_after_ms,
+        reason: None,
+        backed_bytes: 0,
+    }
+}
+
 fn revive(now: Duration, limits: &Limits, saved: &Saved, running: Option<&Adoptable>) -> Instance {
     let (phase, reason) = fate(now, limits, saved, running);
     let live = matches!(phase, Phase::Checking { .. });

@@ -1,6 +1,7 @@
 //! The shared fake hypervisor, watched: the order of calls, a gate in `clone_from`, VMs that stand still.
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -10,7 +11,8 @@ use std::time::Duration;
 use migration::VmId;
 use migration::hypervisor::fake::{Agent, Answer, Fake, Guest, Operation, Service, hardware};
 use migration::hypervisor::{
-    BootSpec, CloneSpec, Disk, Error, GuestOutput, Host, Hypervisor, Running, SuspendFiles, Suspended,
+    BootSpec, CloneSpec, Disk, Error, GuestOutput, Host, Hypervisor, Moving, Pace, Running, SuspendFiles,
+    Suspended,
 };
 
 type Hook = Box<dyn Fn(&CloneSpec) + Send + Sync>;
@@ -81,6 +83,11 @@ impl Watched {
 
     pub fn fail_nth(&self, operation: Operation, nth: u64) {
         self.fake.fail_nth(operation, nth);
+    }
+
+    /// The fake itself.
+    pub fn fake(&self) -> &Fake {
+        &self.fake
     }
 
     pub fn running(&self) -> Vec<VmId> {
@@ -225,5 +232,27 @@ impl Hypervisor for Watched {
 
     fn detach_disk(&self, vm: VmId, serial: &str) -> Result<(), Error> {
         self.fake.detach_disk(vm, serial)
+    }
+}
+
+impl Moving for Watched {
+    fn stream_out(&self, vm: VmId) -> Result<Box<dyn Read + Send>, Error> {
+        self.fake.stream_out(vm)
+    }
+
+    fn pace(&self, vm: VmId, pace: Pace) -> Result<(), Error> {
+        self.fake.pace(vm, pace)
+    }
+
+    fn freeze(&self, vm: VmId) -> Result<(), Error> {
+        Moving::freeze(&self.fake, vm)
+    }
+
+    fn resume(&self, vm: VmId) -> Result<(), Error> {
+        self.fake.resume(vm)
+    }
+
+    fn clone_paused(&self, spec: &CloneSpec) -> Result<(), Error> {
+        self.fake.clone_paused(spec)
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// A method of [`Hypervisor`](crate::Hypervisor).
+/// A method of [`Hypervisor`](crate::Hypervisor) or [`Moving`](crate::hypervisor::Moving).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "each is named after its method")]
 pub enum Operation {
@@ -21,6 +21,11 @@ pub enum Operation {
     AgentSetTime,
     AttachDisk,
     DetachDisk,
+    StreamOut,
+    Pace,
+    Freeze,
+    Resume,
+    ClonePaused,
 }
 
 /// What a call has to do before it may begin.

@@ -8,7 +8,12 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::hypervisor::{Error, SuspendFiles, Suspended};
-use crate::stream::{PAGE_BYTES, SparseTemplate, TemplateSink};
+use crate::stream::{Content, Event, PAGE_BYTES, Page, Reader, SparseTemplate, TemplateSink};
+
+/// Name of the one device of a fake guest in a stream.
+pub(super) const DEVICE: &[u8] = b"fake-guest";
+/// Pages by number.
+pub(super) type Pages = BTreeMap<u64, Box<Page>>;
 
 /// What a guest remembers while it is suspended.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,9 +37,39 @@ pub(super) fn write_console(path: &Path) -> Result<(), Error> {
 }
 
 /// What a guest remembered. A file that no fake has written is a guest that remembers nothing, in 1970.
-pub(super) fn read_device_stream(path: &Path) -> Result<Memory, Error> {
+///
+/// One that begins as QEMU's do must be whole: it may bring pages that differ from the template.
+pub(super) fn read_device_stream(path: &Path) -> Result<(Memory, Pages), Error> {
     let bytes = fs::read(path).map_err(|source| cannot("cannot read", path, source))?;
-    Ok(serde_json::from_slice(&bytes).unwrap_or_default())
+    if !bytes.starts_with(b"QEVM") {
+        return Ok((serde_json::from_slice(&bytes).unwrap_or_default(), Pages::new()));
+    }
+    load(&bytes).map_err(|source| cannot("cannot load", path, source))
+}
+
+fn load(bytes: &[u8]) -> io::Result<(Memory, Pages)> {
+    let (mut pages, mut opaque) = (Pages::new(), Vec::new());
+    let mut reader = Reader::new(bytes);
+    while let Some(event) = reader.read().map_err(io::Error::other)? {
+        match event {
+            Event::Page { block: 0, offset, content } => {
+                let page = match content {
+                    Content::Zero => Box::new([0; PAGE_BYTES as usize]),
+                    Content::Bytes(page) => Box::new(*page),
+                };
+                pages.insert(offset / PAGE_BYTES, page);
+            }
+            Event::Opaque(bytes) => opaque.extend_from_slice(bytes),
+            _ => {}
+        }
+    }
+    let is_no_device = || io::Error::other("no fake guest wrote this stream");
+    // Type, number, name with its length, instance and version; then the length of what the guest remembers.
+    let at = opaque.windows(DEVICE.len()).position(|name| name == DEVICE).ok_or_else(is_no_device)?;
+    let payload = opaque.get(at + DEVICE.len() + 8..).ok_or_else(is_no_device)?;
+    let (length, payload) = payload.split_first_chunk::<4>().ok_or_else(is_no_device)?;
+    let memory = payload.get(..u32::from_be_bytes(*length) as usize).ok_or_else(is_no_device)?;
+    Ok((serde_json::from_slice(memory).map_err(io::Error::other)?, pages))
 }
 
 /// Writes a suspended guest. Its template is as long as its memory, and one page for each file is not zero.

@@ -31,7 +31,9 @@ mod faults;
 mod files;
 mod guest;
 mod http;
+mod moving;
 mod port;
+mod ram;
 #[cfg(test)]
 mod tests;
 mod vm;
@@ -168,6 +170,14 @@ impl Fake {
         Ok(())
     }
 
+    fn loaded(&self, spec: &CloneSpec) -> Result<Vm, Error> {
+        self.check_hardware(&spec.hardware)?;
+        files::must_be_readable(&[&spec.disk, &spec.template, &spec.device_stream])?;
+        let (memory, pages) = files::read_device_stream(&spec.device_stream)?;
+        files::write_console(&spec.console)?;
+        Ok(Vm::woken(spec, memory, pages, self.next_guest()))
+    }
+
     fn next_guest(&self) -> Guest {
         self.world.state().next_guest.clone()
     }
@@ -194,11 +204,8 @@ impl Hypervisor for Fake {
 
     fn clone_from(&self, spec: &CloneSpec) -> Result<(), Error> {
         self.world.begin(Operation::CloneFrom)?;
-        self.check_hardware(&spec.hardware)?;
-        files::must_be_readable(&[&spec.disk, &spec.template, &spec.device_stream])?;
-        let memory = files::read_device_stream(&spec.device_stream)?;
-        files::write_console(&spec.console)?;
-        self.start(spec.vm, Vm::woken(spec, memory, self.next_guest()))
+        let vm = self.loaded(spec)?;
+        self.start(spec.vm, vm)
     }
 
     fn suspend(&self, vm: VmId, into: &SuspendFiles) -> Result<Suspended, Error> {

@@ -12,6 +12,8 @@ use super::http::{Answer, Request};
 
 /// How long a client may stall in the middle of its request.
 const STALL_LIMIT: Duration = Duration::from_secs(10);
+/// How often a request to a guest that stands still looks whether it goes on.
+const PAUSED_LOOK: Duration = Duration::from_millis(1);
 /// How long the wake-up call of a closing listener may take; it goes to this host.
 const WAKE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -20,6 +22,8 @@ const WAKE_LIMIT: Duration = Duration::from_secs(1);
 pub(super) struct Line {
     service: Mutex<Service>,
     requests: AtomicU32,
+    /// Whether the guest stands still: connections wait.
+    paused: AtomicBool,
     /// Whether the guest is gone.
     cut: AtomicBool,
     /// Open connections that say nothing; closed when the guest goes.
@@ -35,6 +39,11 @@ impl Line {
     pub fn set_service(&self, service: Service) {
         *self.service.lock().unwrap_or_else(PoisonError::into_inner) = service;
         self.requests.store(0, SeqCst);
+    }
+
+    /// Lets the guest stand still or go on.
+    pub fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, SeqCst);
     }
 
     /// Ends every connection that waits for an answer.
@@ -55,6 +64,9 @@ impl Line {
         }
         stream.set_read_timeout(Some(STALL_LIMIT))?;
         let Some(request) = Request::read(&stream, guest_port)? else { return Ok(()) };
+        while self.paused.load(SeqCst) && !self.cut.load(SeqCst) {
+            std::thread::sleep(PAUSED_LOOK);
+        }
         let number = self.requests.fetch_add(1, SeqCst);
         let answer = match service {
             Service::Custom(answer) => answer(&request),

@@ -12,6 +12,7 @@ use vm_images::Hardware;
 use super::files::{self, Memory};
 use super::guest::{Agent, Death, Guest};
 use super::port::{Line, Port};
+use super::ram::Ram;
 use super::refuse;
 use crate::VmId;
 use crate::hypervisor::{BootSpec, CloneSpec, Disk, Error, GuestOutput, Running};
@@ -41,19 +42,22 @@ pub(super) struct Vm {
     random_draws: u64,
     /// Disks that the image expects and that nobody has plugged in.
     missing_disks: Vec<String>,
+    pub ram: Ram,
 }
 
 impl Vm {
     pub fn booted(spec: &BootSpec, guest: Guest) -> Self {
         let memory = Memory { clock_unix_ms: host_unix_ms(), ..Memory::default() };
-        Self::new(spec.vm, &spec.hardware, &spec.disk, memory, guest)
+        let ram = Ram::new(None, BTreeMap::new());
+        Self::new(spec.vm, &spec.hardware, &spec.disk, memory, ram, guest)
     }
 
-    pub fn woken(spec: &CloneSpec, memory: Memory, guest: Guest) -> Self {
-        Self::new(spec.vm, &spec.hardware, &spec.disk, memory, guest)
+    pub fn woken(spec: &CloneSpec, memory: Memory, pages: files::Pages, guest: Guest) -> Self {
+        let ram = Ram::new(Some(&spec.template), pages);
+        Self::new(spec.vm, &spec.hardware, &spec.disk, memory, ram, guest)
     }
 
-    fn new(id: VmId, hardware: &Hardware, disk: &Path, memory: Memory, guest: Guest) -> Self {
+    fn new(id: VmId, hardware: &Hardware, disk: &Path, memory: Memory, ram: Ram, guest: Guest) -> Self {
         Self {
             id,
             hardware: hardware.clone(),
@@ -68,6 +72,7 @@ impl Vm {
             unanswered: 0,
             random_draws: 0,
             missing_disks: memory.disks,
+            ram,
         }
     }
 
@@ -96,6 +101,17 @@ impl Vm {
         self.guest.death
     }
 
+    /// Lets the guest execute or stand still; a stream that is under way ends.
+    pub fn set_executing(&mut self, executing: bool) {
+        self.ram.end_stream();
+        self.ram.executing = executing;
+        self.line.set_paused(!executing);
+    }
+
+    pub fn disk(&self) -> PathBuf {
+        self.disk.clone()
+    }
+
     pub fn hardware(&self) -> &Hardware {
         &self.hardware
     }
@@ -103,7 +119,7 @@ impl Vm {
     pub fn running(&self, vm: VmId) -> Running {
         Running {
             vm,
-            executing: true,
+            executing: self.ram.executing,
             forwards: self.ports.iter().map(Port::forward).collect(),
             process_id: None,
         }
@@ -204,6 +220,7 @@ impl Vm {
 
     fn reach_agent(&mut self, vm: VmId, command: &str, limit: Duration) -> Result<(), Error> {
         let answers = match self.guest.agent {
+            _ if !self.ram.executing => false,
             Agent::Answers => true,
             Agent::AnswersAfter(calls) => self.unanswered >= calls,
             Agent::Silent => false,

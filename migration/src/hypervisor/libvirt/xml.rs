@@ -15,7 +15,7 @@ use crate::VmId;
 use crate::hypervisor::{BootSpec, CloneSpec, Disk};
 
 /// Name of the RAM block of guest memory, in QEMU and in its migration stream.
-pub(super) const MEMORY_BLOCK: &str = "cram";
+pub(super) use crate::hypervisor::MEMORY_BLOCK;
 /// Name of the network backend that ports are forwarded on.
 pub(super) const NETDEV: &str = "net0";
 /// Name of the port that the guest's clock is set through.

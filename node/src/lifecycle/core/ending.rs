@@ -11,6 +11,9 @@ use super::Core;
 impl Core {
     /// Begins to stop a live instance.
     pub(super) fn stop(&mut self, vm: VmId, outcome: Outcome, reason: String, out: &mut Vec<Effect>) {
+        if self.is_held(vm) {
+            return;
+        }
         let step = match self.instances.get(&vm).map(|instance| &instance.phase) {
             Some(Phase::Waking { .. }) => StopStep::AwaitStart,
             Some(Phase::Checking { .. } | Phase::Ready { .. }) => StopStep::Called,

@@ -15,6 +15,9 @@ impl Core {
     }
 
     fn wakeup(&self, instance: &Instance) -> Option<Duration> {
+        if self.is_held(instance.vm) {
+            return None;
+        }
         let lease = self
             .limits
             .user_timeout

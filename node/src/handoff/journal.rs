@@ -1,0 +1,198 @@
+//! What must survive the daemon: who owns each VM, what is known of a VM that came here, and what was ordered.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use mesh::NodeId;
+use migration::VmId;
+use migration::handoff::Record;
+use uuid::Uuid;
+
+use crate::instances::record;
+use crate::lifecycle::Saved;
+
+/// Version of the records.
+const VERSION: u8 = 1;
+/// Longest record, bytes: a place, at most 16 grants that are not released, and grants that operators declared dead.
+const MAX_BYTES: usize = 64 * 1024;
+/// Most memory for sled's cache, bytes.
+const CACHE_BYTES: u64 = 4 << 20;
+
+/// Why records cannot be kept or read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database cannot be opened; nothing was changed.
+    #[error("cannot open the records of handoffs in {}; they say which cloudlet owns which VM, so do not remove them \
+             while a VM may be on its way", path.display())]
+    Open {
+        /// Where it lies.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: sled::Error,
+    },
+    /// The database cannot be read or written.
+    #[error("cannot use the records of handoffs; is the disk full?")]
+    Use(#[from] sled::Error),
+    /// A record cannot be written or read.
+    #[error("the record of a handoff of VM {vm} is damaged: {what}")]
+    Damaged {
+        /// Whose.
+        vm: VmId,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// The records.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    db: sled::Db,
+    places: sled::Tree,
+    arrivals: sled::Tree,
+    orders: sled::Tree,
+}
+
+impl Journal {
+    /// Opens or creates the records in directory `path`.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let open = || {
+            let db = sled::Config::new()
+                .path(path)
+                .cache_capacity(CACHE_BYTES)
+                .mode(sled::Mode::LowSpace)
+                .open()?;
+            let (places, arrivals) = (db.open_tree("places")?, db.open_tree("arrivals")?);
+            Ok(Self { places, arrivals, orders: db.open_tree("orders")?, db })
+        };
+        open().map_err(|source| Error::Open { path: path.to_owned(), source })
+    }
+
+    /// Writes down where a VM is, or that nothing is known of it; on disk when it returns.
+    pub fn put(&self, vm: VmId, record: Option<&Record>) -> Result<(), Error> {
+        match record {
+            Some(record) => self.places.insert(vm.0.as_bytes(), encode(vm, record)?)?,
+            None => self.places.remove(vm.0.as_bytes())?,
+        };
+        self.db.flush()?;
+        Ok(())
+    }
+
+    /// Where a VM is.
+    pub fn get(&self, vm: VmId) -> Result<Option<Record>, Error> {
+        self.places.get(vm.0.as_bytes())?.map(|bytes| decode(vm, &bytes)).transpose()
+    }
+
+    /// Where all VMs are. One that cannot be read is an error: guessing whose a VM is could make two of it.
+    pub fn all(&self) -> Result<BTreeMap<VmId, Record>, Error> {
+        let ids = keys(&self.places)?;
+        ids.into_iter().filter_map(|vm| Some(self.get(vm).transpose()?.map(|record| (vm, record)))).collect()
+    }
+
+    /// Keeps the record of an instance that is about to be taken over; on disk when it returns.
+    pub fn put_arrival(&self, vm: VmId, record: &[u8]) -> Result<(), Error> {
+        self.arrivals.insert(vm.0.as_bytes(), record)?;
+        self.db.flush()?;
+        Ok(())
+    }
+
+    /// The record of an instance that was taken over.
+    pub fn arrival(&self, vm: VmId) -> Result<Option<Saved>, Error> {
+        let damaged = |error: record::Error| Error::Damaged { vm, what: error.to_string() };
+        self.arrivals.get(vm.0.as_bytes())?.map(|bytes| record::decode(&bytes).map_err(damaged)).transpose()
+    }
+
+    /// It is in the instances' own records now, or not wanted.
+    pub fn forget_arrival(&self, vm: VmId) -> Result<(), Error> {
+        self.arrivals.remove(vm.0.as_bytes())?;
+        Ok(())
+    }
+
+    /// Keeps where a VM is to be sent, or that it is not to be sent any more.
+    pub fn put_order(&self, vm: VmId, to: Option<NodeId>) -> Result<(), Error> {
+        match to {
+            Some(to) => self.orders.insert(vm.0.as_bytes(), to.as_bytes().as_slice())?,
+            None => self.orders.remove(vm.0.as_bytes())?,
+        };
+        self.db.flush()?;
+        Ok(())
+    }
+
+    /// Where VMs are to be sent.
+    pub fn orders(&self) -> Result<BTreeMap<VmId, NodeId>, Error> {
+        let mut orders = BTreeMap::new();
+        for vm in keys(&self.orders)? {
+            let node = self.orders.get(vm.0.as_bytes())?;
+            let node = node.and_then(|bytes| <[u8; NodeId::BYTES]>::try_from(&bytes[..]).ok());
+            orders.extend(node.map(|node| (vm, NodeId::from_bytes(node))));
+        }
+        Ok(orders)
+    }
+}
+
+fn keys(tree: &sled::Tree) -> Result<Vec<VmId>, Error> {
+    let mut found = Vec::new();
+    for key in tree.iter().keys() {
+        found.extend(Uuid::from_slice(&key?).ok().map(VmId));
+    }
+    Ok(found)
+}
+
+fn encode(vm: VmId, record: &Record) -> Result<Vec<u8>, Error> {
+    let config = bincode::config::standard();
+    let body = bincode::serde::encode_to_vec(record, config);
+    let body = body.map_err(|error| Error::Damaged { vm, what: error.to_string() })?;
+    Ok([&[VERSION], blake3::hash(&body).as_bytes().as_slice(), &body].concat())
+}
+
+fn decode(vm: VmId, bytes: &[u8]) -> Result<Record, Error> {
+    let damaged = |what: &str| Error::Damaged { vm, what: what.to_owned() };
+    let (version, rest) = bytes.split_first().ok_or_else(|| damaged("it is empty"))?;
+    if *version != VERSION {
+        return Err(damaged(&format!("it has version {version}, this release reads {VERSION}")));
+    }
+    let (hash, body) = rest.split_first_chunk::<32>().ok_or_else(|| damaged("it is cut"))?;
+    if blake3::hash(body).as_bytes() != hash {
+        return Err(damaged("its hash does not fit"));
+    }
+    let config = bincode::config::standard().with_limit::<MAX_BYTES>();
+    let (record, used) =
+        bincode::serde::decode_from_slice(body, config).map_err(|error| damaged(&error.to_string()))?;
+    if used == body.len() { Ok(record) } else { Err(damaged("it is too long")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use migration::handoff::{Accepted, Grant, Place};
+
+    use super::*;
+
+    #[test]
+    fn records_come_back_and_damaged_ones_do_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        let (vm, node) = (VmId(Uuid::from_u128(7)), NodeId::from_bytes([3; NodeId::BYTES]));
+        let accepted = Accepted { grant: Grant(9), from: node, epoch: 2 };
+        let record = Record {
+            place: Place::Owner { epoch: 2 },
+            accepted: vec![accepted],
+            forced: vec![(node, Grant(1))],
+        };
+        journal.put(vm, Some(&record)).unwrap();
+        assert_eq!(journal.all().unwrap(), BTreeMap::from([(vm, record.clone())]));
+        let good = encode(vm, &record).unwrap();
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode(vm, &bad).is_err(), "bit {bit}");
+        }
+        for end in 0..good.len() {
+            assert!(decode(vm, &good[..end]).is_err(), "cut to {end}");
+        }
+        journal.put_order(vm, Some(node)).unwrap();
+        assert_eq!(journal.orders().unwrap(), BTreeMap::from([(vm, node)]));
+        journal.put_order(vm, None).unwrap();
+        journal.put(vm, None).unwrap();
+        assert!(journal.all().unwrap().is_empty() && journal.orders().unwrap().is_empty());
+    }
+}

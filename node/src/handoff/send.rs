@@ -1,0 +1,380 @@
+//! The source's end of a stream of pages: a thread that reduces, and a task that writes what it makes.
+//!
+//! ```text
+//! hypervisor ──stream──► thread: Source ──frames──► task ──► link
+//!                          ▲ go (the VM stands still)  ▲ Have, Stored
+//! ```
+//! A slow link fills the two places between thread and task, and so makes QEMU wait.
+
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use mesh::NodeId;
+use migration::VmId;
+use migration::handoff::{Grant, Input, plan};
+use migration::hypervisor::{MEMORY_BLOCK, Moving, Pace};
+use migration::reduce::{self, Config, Live, Outlet, PageHash, Source};
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use vm_images::Digest;
+
+use super::receive::STREAM_ENDED;
+use super::status::Figures;
+use super::stock::{Opened, Stock};
+use super::ways::Ways;
+use super::wire::{self, Frame};
+use crate::causes::chain;
+use crate::exchange::{ByteStream, frames};
+use crate::instances::clock::Clock;
+
+/// How long the destination may say nothing at the beginning, when it reads what arrived before: 50 MB in 20 ms.
+const HAVE_LIMIT: Duration = Duration::from_secs(10);
+/// How often a link on which nothing is sent is shown to stand; a third of the lease.
+const ALIVE_EVERY: Duration = Duration::from_secs(5);
+/// Most pages that a destination may say it has: as many as a source remembers.
+const HAVE_MOST: usize = 1 << 20;
+/// How long the second look at what a guest changes takes at least. A guess: less tells nothing of its rate.
+const LOOK_AT_CHANGES: Duration = Duration::from_millis(150);
+/// What a page that changes again and again takes on the wire: measured with the speech service, a ninth of a page.
+const HELD_PAGE_BYTES: f64 = 450.0;
+/// What the devices take: measured 12 KB.
+const DEVICE_BYTES: f64 = 12_000.0;
+/// What standing still takes apart from the link: pausing, reading and comparing 256 MiB, loading; measured with QEMU under
+/// TCG on two busy cores.
+const FIXED: Duration = Duration::from_millis(800);
+/// Below this many bytes a rate is not believed: they went into buffers.
+const TELLING_BYTES: u64 = 256 * 1024;
+/// Rate of a link that nothing is known of yet, bytes each second; 10 Mbit/s, what the project aims at.
+const RATE_GUESS: f64 = 1_250_000.0;
+
+/// What is sent.
+pub(super) struct Cargo {
+    pub vm: VmId,
+    pub grant: Grant,
+    pub to: NodeId,
+    pub image: vm_images::ImageId,
+    pub disk: PathBuf,
+    pub hypervisor: Arc<dyn Moving>,
+    pub stock: Arc<Stock>,
+    pub ways: Arc<dyn Ways>,
+    pub figures: Arc<Figures>,
+    pub clock: Clock,
+}
+
+/// A sending that is under way.
+pub(super) struct Sending {
+    pub grant: Grant,
+    cancel: CancellationToken,
+    stop: CancellationToken,
+    go: Option<oneshot::Sender<Vec<u8>>>,
+    task: JoinHandle<()>,
+}
+
+impl Sending {
+    /// Begins. Ends with one input for the core in `answers`; another one, [`Input::Freezable`], comes before.
+    pub fn start(cargo: Cargo, answers: mpsc::Sender<Input>) -> Self {
+        let cancel = CancellationToken::new();
+        let (go, gone) = oneshot::channel();
+        // Apart from what ends the work: that is cancelled at its natural end, too.
+        let stop = CancellationToken::new();
+        let (grant, token, stopped) = (cargo.grant, cancel.clone(), stop.clone());
+        let task = tokio::spawn(async move {
+            let sent = send(cargo, gone, &answers, token).await;
+            let input = match sent {
+                Ok(digest) => Input::Sent { grant, digest },
+                Err(why) => Input::NotSent { grant, why },
+            };
+            tokio::select! {
+                // The actor that asked has ended.
+                _ = answers.send(input) => {}
+                // It waits for this task, and not for its answer.
+                () = stopped.cancelled() => {}
+            }
+        });
+        Self { grant, cancel, stop, go: Some(go), task }
+    }
+
+    /// The VM stands still; with the instance's record as it is now.
+    pub fn go(&mut self, record: Vec<u8>) {
+        if let Some(go) = self.go.take() {
+            // It has ended, and says why by itself.
+            let _ = go.send(record);
+        }
+    }
+
+    /// Ends it; when it returns, nothing more is read of the VM.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.cancel.cancel();
+        drop(self.go);
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "sending a VM ended in a panic");
+        }
+    }
+}
+
+/// What the thread is given.
+struct Work {
+    cargo: Cargo,
+    opened: Arc<Opened>,
+    have: Vec<PageHash>,
+    pieces: mpsc::Sender<Vec<u8>>,
+    freezable: mpsc::Sender<Input>,
+    go: oneshot::Receiver<Vec<u8>>,
+    cancel: CancellationToken,
+}
+
+async fn send(
+    cargo: Cargo,
+    go: oneshot::Receiver<Vec<u8>>,
+    answers: &mpsc::Sender<Input>,
+    cancel: CancellationToken,
+) -> Result<Digest, String> {
+    let (stock, image) = (Arc::clone(&cargo.stock), cargo.image);
+    let opened = tokio::task::spawn_blocking(move || stock.open(image).map_err(|error| chain(&error)));
+    let opened = opened.await.map_err(|error| error.to_string())??;
+    let (vm, grant) = (cargo.vm, cargo.grant);
+    let opening = async {
+        let mut stream = cargo.ways.open(cargo.to).await?;
+        frames::write(&mut stream, &Frame::Pages { vm, grant }.encode()).await?;
+        let have = tokio::time::timeout(HAVE_LIMIT, have(&mut stream)).await;
+        Ok::<_, io::Error>((stream, have.map_err(|_| io::ErrorKind::TimedOut)??))
+    };
+    let opening = tokio::select! {
+        opened = opening => opened,
+        () = cancel.cancelled() => return Err(ENDED.to_owned()),
+    };
+    let (stream, have) = opening.map_err(|error| link_broke(&error))?;
+    // Two: one that is written, one that is ready. More would only make the last frame late.
+    let (pieces, ready) = mpsc::channel(2);
+    let figures = Arc::clone(&cargo.figures);
+    let stop = cancel.clone();
+    let work = Work { cargo, opened, have, pieces, freezable: answers.clone(), go, cancel: cancel.clone() };
+    let thread = tokio::task::spawn_blocking(move || reduce_all(work));
+    let written = tokio::select! {
+        written = write_all(stream, ready, &figures) => written,
+        () = stop.cancelled() => Err(ENDED.to_owned()),
+    };
+    // Whoever waits for room to write, or for the word to go, learns that there is none.
+    cancel.cancel();
+    let reduced = thread.await.map_err(|error| format!("internal error: {error}"))?;
+    match (reduced, written) {
+        (Ok(digest), Ok(())) => Ok(digest),
+        // The link's end is why the thread could not go on, and not the other way round, unless the thread ended first.
+        (Err(why), Err(_)) if why != ENDED => Err(why),
+        (_, Err(why)) | (Err(why), _) => Err(why),
+    }
+}
+
+pub(super) const ENDED: &str = "it was given up";
+const LINK: &str = "the link to the destination broke";
+
+fn link_broke(error: &io::Error) -> String {
+    format!("{LINK}: {error}")
+}
+
+/// Whether the words say that the link is to blame, so that another try may help.
+pub(super) fn is_the_link(why: &str) -> bool {
+    why.starts_with(LINK) || why.starts_with(STREAM_ENDED)
+}
+
+async fn have(stream: &mut ByteStream) -> io::Result<Vec<PageHash>> {
+    let mut have: Vec<PageHash> = Vec::new();
+    loop {
+        match wire::read(stream).await? {
+            Frame::Have(more) if more.is_empty() => return Ok(have),
+            Frame::Have(more) if have.len() + more.len() <= HAVE_MOST => have.extend(more),
+            Frame::Refused(why) => return Err(io::Error::other(why)),
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+/// Writes what comes until all of it was stored there.
+async fn write_all(
+    stream: ByteStream,
+    mut ready: mpsc::Receiver<Vec<u8>>,
+    figures: &Figures,
+) -> Result<(), String> {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let writing = async {
+        loop {
+            let bytes = match tokio::time::timeout(ALIVE_EVERY, ready.recv()).await {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => break,
+                Err(_) => Frame::Alive.encode(),
+            };
+            frames::write(&mut writer, &bytes).await?;
+            figures.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        }
+        writer.flush().await
+    };
+    let answer = async {
+        match wire::read(&mut reader).await {
+            Ok(Frame::Stored) => Ok(()),
+            Ok(Frame::Refused(why)) => Err(why),
+            Ok(_) => Err("the destination said something that makes no sense".to_owned()),
+            Err(error) => Err(link_broke(&error)),
+        }
+    };
+    tokio::pin!(answer);
+    tokio::select! {
+        written = writing => written.map_err(|error| link_broke(&error))?,
+        // Only a refusal or a broken link comes so early.
+        answered = &mut answer => return answered.and(Err(ENDED.to_owned())),
+    }
+    answer.await
+}
+
+/// Hands frames to the task.
+struct ToLink {
+    pieces: mpsc::Sender<Vec<u8>>,
+}
+
+impl Outlet for ToLink {
+    fn send(&mut self, frame: reduce::Frame) -> io::Result<()> {
+        self.put(Frame::Piece(frame.encode()))
+    }
+}
+
+impl ToLink {
+    fn put(&self, frame: Frame) -> io::Result<()> {
+        self.pieces.blocking_send(frame.encode()).map_err(|_| io::Error::other(ENDED))
+    }
+}
+
+/// The stream of a VM, until somebody gives it up.
+struct UntilCancelled<R> {
+    stream: R,
+    cancel: CancellationToken,
+}
+
+impl<R: Read> Read for UntilCancelled<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            return Err(io::Error::other(ENDED));
+        }
+        self.stream.read(into)
+    }
+}
+
+/// The thread. Gives the digest of what was sent.
+fn reduce_all(work: Work) -> Result<Digest, String> {
+    let Work { cargo, opened, have, pieces, freezable, go, cancel } = work;
+    let failed = |error: reduce::Error| if cancel.is_cancelled() { ENDED.to_owned() } else { chain(&error) };
+    let stream_of = |cargo: &Cargo| {
+        let stream = cargo.hypervisor.stream_out(cargo.vm).map_err(|error| chain(&error))?;
+        Ok::<_, String>(UntilCancelled { stream, cancel: cancel.clone() })
+    };
+    let mut outlet = ToLink { pieces };
+    let mut source = Source::new(&opened.images, &have, Config::default()).map_err(failed)?;
+    let (template, device, disk) = (Some(&opened.template), Some(&opened.device), &opened.disk);
+
+    let begun = cargo.clock.now();
+    source.begin_disk(disk, &mut outlet).map_err(failed)?;
+    source.disk_live(&cargo.disk, &mut outlet).map_err(failed)?;
+    let mut decide = Decide::new(&cargo, begun);
+    let mut go_on = |live: Live| decide.go_on(live, &cargo);
+    source
+        .memory_live(stream_of(&cargo)?, MEMORY_BLOCK, template, &mut go_on, &mut outlet)
+        .map_err(failed)?;
+    let precopied = cargo.clock.now();
+
+    freezable.blocking_send(Input::Freezable { grant: cargo.grant }).map_err(|_| ENDED)?;
+    let record = go.blocking_recv().map_err(|_| ENDED)?;
+    let frozen = cargo.clock.now();
+    let memory =
+        source.memory(stream_of(&cargo)?, MEMORY_BLOCK, template, device, &mut outlet).map_err(failed)?;
+    source.begin_disk(disk, &mut outlet).map_err(failed)?;
+    source.disk_layer(&cargo.disk, &mut outlet).map_err(failed)?;
+    let disk_root = source.end_disk(&mut outlet).map_err(failed)?;
+    outlet.put(Frame::All(record)).map_err(|_| ENDED)?;
+    let done = cargo.clock.now();
+    tracing::debug!(
+        vm = %cargo.vm,
+        precopy_ms = (precopied - begun).as_millis() as u64,
+        freeze_ms = (frozen - precopied).as_millis() as u64,
+        rest_ms = (done - frozen).as_millis() as u64,
+        pages = memory.new,
+        "a VM was sent"
+    );
+    Ok(reduce::digest(&memory.root, &disk_root, &memory.device_digest))
+}
+
+/// Decides, while the guest runs, when what is left is worth standing still for.
+struct Decide {
+    begun: Duration,
+    sent_before: u64,
+    /// When the first pass was over, and what was sent by then, bytes.
+    passed: Option<(Duration, u64)>,
+    waiting: bool,
+}
+
+impl Decide {
+    fn new(cargo: &Cargo, begun: Duration) -> Self {
+        let sent_before = Figures::get(&cargo.figures.sent_bytes);
+        Self { begun, sent_before, passed: None, waiting: false }
+    }
+
+    fn go_on(&mut self, live: Live, cargo: &Cargo) -> bool {
+        let (now, figures) = (cargo.clock.now(), &cargo.figures);
+        figures.seen_blocks.store(live.seen.min(live.blocks), Ordering::Relaxed);
+        figures.memory_blocks.store(live.blocks, Ordering::Relaxed);
+        if live.seen < live.blocks {
+            return true;
+        }
+        let sent = Figures::get(&figures.sent_bytes);
+        let (passed, sent_then) = *self.passed.get_or_insert((now, sent));
+        let looked = now.saturating_sub(passed);
+        if looked < LOOK_AT_CHANGES {
+            return true;
+        }
+        let (link, work) = self.figures(live, cargo, (now, sent), (passed, sent_then));
+        match plan::now(&link, &work, &plan::Goal::default()) {
+            plan::Now::Freeze => return false,
+            plan::Now::Round => self.wait(false, cargo),
+            plan::Now::Wait => self.wait(true, cargo),
+        }
+        true
+    }
+
+    /// The link and the work, as far as this transfer has measured them.
+    fn figures(
+        &self,
+        live: Live,
+        cargo: &Cargo,
+        (now, sent): (Duration, u64),
+        (passed, sent_then): (Duration, u64),
+    ) -> (plan::Link, plan::Work) {
+        let all = sent.saturating_sub(self.sent_before);
+        let took = now.saturating_sub(self.begun).as_secs_f64();
+        let rate_bytes_s = if all < TELLING_BYTES { RATE_GUESS } else { all as f64 / took.max(0.001) };
+        let round_trip = cargo.ways.round_trip(cargo.to).unwrap_or_default();
+        let dirtied = sent.saturating_sub(sent_then) as f64;
+        let held = live.held as f64 * HELD_PAGE_BYTES;
+        let link = plan::Link { rate_bytes_s, round_trip, rest: None };
+        let work = plan::Work {
+            lacking_bytes: held + DEVICE_BYTES,
+            dirty_bytes_s: (dirtied + held) / now.saturating_sub(passed).as_secs_f64().max(0.001),
+            fixed: FIXED,
+        };
+        (link, work)
+    }
+
+    /// At full pace only while that helps.
+    fn wait(&mut self, waiting: bool, cargo: &Cargo) {
+        if self.waiting != waiting {
+            self.waiting = waiting;
+            let pace = if waiting { Pace::Waiting } else { Pace::Full };
+            if let Err(error) = cargo.hypervisor.pace(cargo.vm, pace) {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(vm = %cargo.vm, error, "the pace of a stream cannot be changed");
+            }
+        }
+    }
+}
