@@ -40,6 +40,7 @@ async fn a_working_vm_moves_with_all_that_it_has() {
 
     // What the guest remembers, its memory, which it goes on writing, and its disk.
     let source = Arc::clone(&sites[0].world.hypervisor);
+    source.fake().adopt(vm).unwrap();
     source.fake().agent_write_file(vm, "/root/own", b"own").unwrap();
     let clusters = [(3, noise(30, CLUSTER)), (7, noise(70, CLUSTER)), (9, vec![0; CLUSTER])];
     sites[0].write_disk(vm, image, &clusters);

@@ -40,6 +40,10 @@ const ALIVE_EVERY: Duration = Duration::from_secs(5);
 const HAVE_MOST: usize = 1 << 20;
 /// How long the second look at what a guest changes takes at least. A guess: less tells nothing of its rate.
 const LOOK_AT_CHANGES: Duration = Duration::from_millis(150);
+/// How long further rounds are gone on with that would still pay. A guess.
+const LOOK_MOST: Duration = Duration::from_secs(2);
+/// What of the downtime the link may take for a further round not to pay.
+const LINK_DOWNTIME: Duration = Duration::from_millis(300);
 /// What a page that changes again and again takes on the wire: measured with the speech service, a ninth of a page.
 const HELD_PAGE_BYTES: f64 = 450.0;
 /// What the devices take: measured 12 KB.
@@ -222,11 +226,14 @@ async fn write_all(
             Err(error) => Err(link_broke(&error)),
         }
     };
-    tokio::pin!(answer);
+    tokio::pin!(answer, writing);
     tokio::select! {
-        written = writing => written.map_err(|error| link_broke(&error))?,
-        // Only a refusal or a broken link comes so early.
-        answered = &mut answer => return answered.and(Err(ENDED.to_owned())),
+        written = &mut writing => written.map_err(|error| link_broke(&error))?,
+        // A refusal, a broken link, or all is there before this side has noticed that it was all.
+        answered = &mut answer => {
+            answered?;
+            return writing.await.map_err(|error| link_broke(&error));
+        }
     }
     answer.await
 }
@@ -306,6 +313,11 @@ fn reduce_all(work: Work) -> Result<Digest, String> {
     Ok(reduce::digest(&memory.root, &disk_root, &memory.device_digest))
 }
 
+/// Good enough is what the link adds little to: the fixed part does not get less by further rounds.
+fn goal(link: &plan::Link) -> plan::Goal {
+    plan::Goal { downtime: FIXED + link.round_trip * 2 + LINK_DOWNTIME, ..plan::Goal::default() }
+}
+
 /// Decides, while the guest runs, when what is left is worth standing still for.
 struct Decide {
     begun: Duration,
@@ -335,8 +347,10 @@ impl Decide {
             return true;
         }
         let (link, work) = self.figures(live, cargo, (now, sent), (passed, sent_then));
-        match plan::now(&link, &work, &plan::Goal::default()) {
+        match plan::now(&link, &work, &goal(&link)) {
             plan::Now::Freeze => return false,
+            // What is held back does not get less by waiting.
+            plan::Now::Round if looked >= LOOK_MOST => return false,
             plan::Now::Round => self.wait(false, cargo),
             plan::Now::Wait => self.wait(true, cargo),
         }
