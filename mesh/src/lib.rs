@@ -5,6 +5,7 @@
 //! * [`crowd`]: how many connections strangers may have before they prove themselves. Pure.
 //! * [`exchange`]: fetching images from one another: what to ask whom for, frames, pace, what to replicate. Pure.
 //! * [`membership`]: who is in the mesh, and how that spreads. Pure. `swarm` (feature `swarm`) drives it with libp2p.
+//! * [`placement`]: whether a running service should move to another cloudlet, and why. Pure, as selection is.
 //! * [`selection`]: which of several cloudlets serves a need best, and why the others do not. Pure, so the
 //!   handheld, the node and the simulator decide alike.
 //! * [`dnssd`]: how handhelds find cloudlets. The TXT record is pure; with feature `net` there are a
@@ -21,6 +22,7 @@ pub mod dnssd;
 pub mod exchange;
 pub mod membership;
 pub mod node_id;
+pub mod placement;
 pub mod selection;
 #[cfg(feature = "swarm")]
 pub mod swarm;

@@ -373,3 +373,45 @@ async fn it_is_released_where_it_is() {
     let released: Vec<bool> = fleet.sites.iter().map(|site| site.released.load(Ordering::SeqCst)).collect();
     assert_eq!(released, [false, true]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_serves_says_where_the_service_is_and_releases_it() {
+    let fleet = Fleet::start(2).await;
+    let state = tempfile::tempdir().unwrap();
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_handheld"));
+    command.args(["serve", "speech", "--insecure", "--json", "--patience", "20s"]);
+    command
+        .args(["--cloudlet", &format!("http://{}", fleet.sites[0].api)])
+        .arg("--state-dir")
+        .arg(state.path());
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).kill_on_drop(true);
+    let mut serving = command.spawn().unwrap();
+    let mut said = BufReader::new(serving.stdout.take().unwrap());
+    let mut told = BufReader::new(serving.stderr.take().unwrap()).lines();
+    let mut text = String::new();
+    let address = loop {
+        assert!(
+            tokio::time::timeout(PATIENCE, said.read_line(&mut text)).await.unwrap().unwrap() > 0,
+            "{text}"
+        );
+        if let Ok(json) = serde_json::from_str::<serde_json::Value>(&text) {
+            assert_eq!(json["service"], "speech");
+            break json["address"].as_str().unwrap().to_owned();
+        }
+    };
+    let ask = async |name: &str| {
+        let answer = program().post(format!("http://{address}/work/{name}")).send().await.unwrap();
+        answer.text().await.unwrap()
+    };
+    assert_eq!(ask("one").await, "one 0");
+    fleet.hand_off(1, Duration::from_millis(100), Farewell::Tells).await;
+    assert_eq!(ask("two").await, "two 0");
+    let line = tokio::time::timeout(PATIENCE, told.next_line()).await.unwrap().unwrap().unwrap();
+    assert!(line.starts_with("handheld: the service is on 0202"), "{line}");
+    assert!(line.ends_with(&format!("at http://{}", fleet.sites[1].api)), "{line}");
+    let id = nix::unistd::Pid::from_raw(i32::try_from(serving.id().unwrap()).unwrap());
+    nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM).unwrap();
+    let ended = tokio::time::timeout(PATIENCE, serving.wait()).await.unwrap().unwrap();
+    assert!(ended.success(), "{ended}");
+    assert!(fleet.sites[1].released.load(Ordering::SeqCst));
+}
