@@ -47,8 +47,18 @@ fn start(site: &Site, (node, trust): (NodeId, Trust), name: &str, mesh: [SocketA
     let up = Up::start(
         site,
         &[
-            "--name", name, "--set", "trust.insecure=false", "--set", "mesh.multicast=false", "--set", &listen, "--set",
-            &peers, "--set", "exchange.reserve_mib=0",
+            "--name",
+            name,
+            "--set",
+            "trust.insecure=false",
+            "--set",
+            "mesh.multicast=false",
+            "--set",
+            &listen,
+            "--set",
+            &peers,
+            "--set",
+            "exchange.reserve_mib=0",
         ],
     );
     let client = Client::reaching(&Access::Member(trust), up.listen).unwrap();

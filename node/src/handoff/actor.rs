@@ -65,6 +65,14 @@ struct Order {
     figures: Arc<Figures>,
 }
 
+/// Why a VM cannot be offered.
+enum Unready {
+    /// It will be.
+    Yet,
+    /// It will not, for this reason.
+    Gone(String),
+}
+
 /// Room that is kept.
 struct Room {
     grant: Option<Grant>,
@@ -250,20 +258,33 @@ impl Actor {
         order.attempts += 1;
         order.retry_at = None;
         (order.frozen_at, order.downtime) = (None, None);
-        match self.offer().await {
+        let offer = self.offer().await;
+        match offer {
+            Err(Unready::Yet) => {
+                // After a restart: its service has not answered yet.
+                if let Some(order) = &mut self.order {
+                    order.retry_at = Some(now + LOOK_FOR);
+                }
+                let reason = "the instance is not ready yet".to_owned();
+                self.shared.set_phase(self.vm, Phase::Waiting { reason });
+            }
             Ok(offer) => {
                 self.shared.set_phase(self.vm, Phase::Offering);
                 let attempt = rand::random();
                 self.take(Input::Start { to, attempt, offer: Box::new(offer) }).await;
             }
-            Err(reason) => self.end(Phase::Failed { reason }).await,
+            Err(Unready::Gone(reason)) => self.end(Phase::Failed { reason }).await,
         }
     }
 
-    async fn offer(&self) -> Result<Offer, String> {
-        let instance = self.shared.instances.get(self.vm, None).await.map_err(|error| error.to_string())?;
-        let ready = |instance: &lifecycle::Instance| matches!(instance.phase, lifecycle::Phase::Ready { .. });
-        let instance = instance.filter(ready).ok_or("the instance is not ready any more")?;
+    async fn offer(&self) -> Result<Offer, Unready> {
+        let gone = |why: &dyn std::fmt::Display| Unready::Gone(why.to_string());
+        let instance = self.shared.instances.get(self.vm, None).await.map_err(|error| gone(&error))?;
+        let instance = match instance {
+            Some(instance) if matches!(instance.phase, lifecycle::Phase::Ready { .. }) => instance,
+            Some(instance) if instance.is_live() => return Err(Unready::Yet),
+            _ => return Err(gone(&"the instance is not ready any more")),
+        };
         let (store, id) = (self.shared.store.clone(), instance.service.image);
         let disk = tasks::directory(&self.shared.directory, self.vm).join("disk.qcow2");
         let look = tokio::task::spawn_blocking(move || {
@@ -271,7 +292,8 @@ impl Actor {
             let disk_bytes = std::fs::metadata(&disk).map_or(0, |file| file.len());
             Ok::<_, String>((image.manifest.hardware.clone(), disk_bytes))
         });
-        let (hardware, disk_bytes) = look.await.map_err(|error| error.to_string())??;
+        let looked = look.await.unwrap_or_else(|error| Err(error.to_string()));
+        let (hardware, disk_bytes) = looked.map_err(Unready::Gone)?;
         // The core sets the epoch; what is sent is not known before it was looked at.
         Ok(Offer { epoch: 0, image: id, hardware, disk_bytes, estimate_bytes: 0 })
     }

@@ -109,28 +109,37 @@ impl Site {
         self.world.hypervisor.fake().executes(vm)
     }
 
-    pub fn disk(&self, vm: VmId) -> PathBuf {
-        self.world.state_dir().join("instances").join(vm.to_string()).join("disk.qcow2")
-    }
-
-    /// Gives a VM's disk this content in these clusters, as if its guest had written it.
     pub fn write_disk(&self, vm: VmId, image: ImageId, clusters: &[(u64, Vec<u8>)]) {
-        let path = self.disk(vm);
-        std::fs::remove_file(&path).unwrap();
-        let backing = self.world.store.get(image).unwrap().path(Role::Disk).unwrap();
-        let mut writer = LayerWriter::create(&path, Some(&backing), DISK_BYTES).unwrap();
-        for (cluster, content) in clusters {
-            writer.put(*cluster, content.as_slice().try_into().unwrap()).unwrap();
-        }
-        writer.finish().unwrap();
+        write_disk(&self.world, vm, image, clusters);
     }
 
     pub fn read_disk(&self, vm: VmId, cluster: u64) -> Vec<u8> {
-        let mut content = vec![0; CLUSTER];
-        let mut chain = Chain::open(&self.disk(vm)).unwrap();
-        chain.read(cluster * CLUSTER as u64, &mut content).unwrap();
-        content
+        read_disk(&self.world, vm, cluster)
     }
+}
+
+fn disk(world: &World, vm: VmId) -> PathBuf {
+    world.state_dir().join("instances").join(vm.to_string()).join("disk.qcow2")
+}
+
+/// Gives a VM's disk this content in these clusters, as if its guest had written it.
+pub fn write_disk(world: &World, vm: VmId, image: ImageId, clusters: &[(u64, Vec<u8>)]) {
+    let path = disk(world, vm);
+    std::fs::remove_file(&path).unwrap();
+    let backing = world.store.get(image).unwrap().path(Role::Disk).unwrap();
+    let mut writer = LayerWriter::create(&path, Some(&backing), DISK_BYTES).unwrap();
+    for (cluster, content) in clusters {
+        writer.put(*cluster, content.as_slice().try_into().unwrap()).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+/// A cluster of a VM's disk.
+pub fn read_disk(world: &World, vm: VmId, cluster: u64) -> Vec<u8> {
+    let mut content = vec![0; CLUSTER];
+    let mut chain = Chain::open(&disk(world, vm)).unwrap();
+    chain.read(cluster * CLUSTER as u64, &mut content).unwrap();
+    content
 }
 
 /// A free port for the mesh. Somebody else may take it before the daemon does, and then the test fails to start.
