@@ -23,6 +23,7 @@ pub mod engine;
 pub mod lab;
 pub mod medium;
 pub mod movement;
+pub mod placement;
 pub mod provisioning;
 pub mod random;
 pub mod report;

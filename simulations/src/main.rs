@@ -24,6 +24,8 @@ enum Command {
     Run(Run),
     /// Compares choices of a cloudlet with those of an oracle.
     SelectRegret(simulations::selection::Arguments),
+    /// Compares services that move after their users with those that never move, and with an oracle.
+    Placement(simulations::placement::Arguments),
 }
 
 #[derive(clap::Args)]
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(run) => execute(&run),
         Command::SelectRegret(arguments) => simulations::selection::run(&arguments).map_err(Into::into),
+        Command::Placement(arguments) => simulations::placement::run(&arguments).map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
