@@ -253,7 +253,7 @@ impl<'a> Played<'a> {
         let mut moves: Vec<(usize, usize)> = Vec::new();
         line.of_s += (self.air.seconds - self.begin) as f64;
         while at < self.air.seconds {
-            let decides = (at - self.begin) % DECIDE_EVERY_S == 0;
+            let decides = (at - self.begin).is_multiple_of(DECIDE_EVERY_S);
             let to = match who {
                 Who::Never => None,
                 Who::Nearest => self.nearest(at).filter(|to| self.air.rate(site, *to, at) > 0.0),

@@ -27,7 +27,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::NodeId;
-use crate::advert::Power;
+use crate::advert::{Advert, Power, Presence};
 use crate::selection::contact::Contact;
 
 mod decision;
@@ -135,6 +135,22 @@ pub struct Site {
     pub power: Power,
     /// Whether it is being emptied.
     pub draining: bool,
+}
+
+impl Site {
+    /// As it says of itself.
+    pub fn of(advert: &Advert) -> Self {
+        let load = &advert.load;
+        Self {
+            node: advert.node,
+            name: advert.name.clone(),
+            cpu_wanted_millis: load.cpu_used_millis,
+            cpu_total_millis: load.cpu_total_millis,
+            memory_free_bytes: load.memory_free_bytes,
+            power: advert.power,
+            draining: advert.presence != Presence::Serving,
+        }
+    }
 }
 
 /// Another cloudlet.

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::place::{Lead, Place};
 use super::route::Route;
-use super::seeking::{Answer, Seeker, listen};
+use super::seeking::{Answer, Found, Seeker, listen};
 use super::tracker::{Effect, Input, Tracker};
 use super::{Settings, Status};
 use crate::discovery::{Search, reach};
@@ -70,7 +70,7 @@ pub(super) struct Owner {
     busy: watch::Receiver<usize>,
     breaks: mpsc::Receiver<u64>,
     asks: FuturesUnordered<BoxFuture<'static, Answer>>,
-    look: Option<BoxFuture<'static, Vec<(Route, Option<Client>)>>>,
+    look: Option<BoxFuture<'static, Vec<Found>>>,
     unasked: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
     listener: Option<JoinHandle<()>>,
 }
@@ -145,7 +145,7 @@ impl Owner {
         Input::Answered(route, word)
     }
 
-    fn found(&mut self, found: Vec<(Route, Option<Client>)>) -> Input {
+    fn found(&mut self, found: Vec<Found>) -> Input {
         self.look = None;
         let mut routes = Vec::new();
         for (route, client) in found {

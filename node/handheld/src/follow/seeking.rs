@@ -39,6 +39,9 @@ pub(super) struct Seeker {
     clients: BTreeMap<Route, Client>,
 }
 
+/// A way that was found, and who was met on it.
+pub(super) type Found = (Route, Option<Client>);
+
 /// What came of a question.
 pub(super) struct Answer {
     pub route: Route,
@@ -114,7 +117,7 @@ impl Seeker {
     }
 
     /// Looks for cloudlets on the link, if that was asked for, and asks those that are known for others.
-    pub fn look(&mut self) -> impl Future<Output = Vec<(Route, Option<Client>)>> + use<> {
+    pub fn look(&mut self) -> impl Future<Output = Vec<Found>> + use<> {
         let mut direct: BTreeMap<NodeId, Client> = BTreeMap::new();
         for (route, client) in self.clients.iter().filter(|(route, _)| route.is_direct()) {
             direct.entry(route.node).or_insert_with(|| client.clone());
