@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at the first thing that goes wrong")]
 
 use mesh::trust::{
-    Authority, CLOCK_TOLERANCE_S, CertificateDer, Device, Enroller, Grant, Identity, Permissions, Reason,
-    Refusal, Request, Role, Serial,
+    Authority, CLOCK_TOLERANCE_S, CertificateDer, Device, Enroller, Grant, Identity, MAX_IMAGE_SIGNERS,
+    Mission, Permissions, Reason, Refusal, Request, Role, Rules, Serial,
 };
 
 mod trust_support;
@@ -152,6 +152,42 @@ fn a_member_cannot_issue_and_an_enroller_cannot_make_enrollers() {
     assert!(mission.verify(std::slice::from_ref(enroller), NOW).is_err());
     assert!(mission.verify(&[mission.root().clone()], NOW).is_err());
     assert!(mission.verify(&[], NOW).is_err());
+}
+
+#[test]
+fn rules_are_the_authoritys_alone() {
+    let key = vm_images::SigningKey::from_secret(&[7; 32]).public();
+    let rules = Rules { quiet: true, image_signers: [key].into() };
+    let authority = Authority::create_with("north ridge", WINDOW, rules.clone()).unwrap();
+    // Every member has them, whoever let it in.
+    let (captain, mission) = enroller(&authority, 1);
+    let (_, hands_mission) = field_handheld(&captain, &mission);
+    assert_eq!((mission.rules(), hands_mission.rules()), (&rules, &rules));
+    assert_eq!(self::authority().mission().rules(), &Rules::default());
+
+    // A captured enroller writes some of its own into what it issues: nobody takes that for a member any more.
+    let captured = Captured::new();
+    for rule in ["urn:cloudlet:rule:quiet".to_owned(), format!("urn:cloudlet:images:{key}")] {
+        let more = Forged {
+            uris: uris(captured.authority.mission(), "handheld", std::slice::from_ref(&rule)),
+            ..captured.sound()
+        };
+        let refused = captured.offer(&more);
+        assert!(matches!(refused, Err(Refusal::Escalation(_))), "{rule}: {refused:?}");
+    }
+    // It hands newcomers an authority's certificate with more in it than the authority signed.
+    let root = authority.mission().root();
+    let with = hex::encode(key.as_bytes());
+    let other = hex::encode(vm_images::SigningKey::from_secret(&[8; 32]).public().as_bytes());
+    let at = root.windows(with.len()).position(|bytes| bytes == with.as_bytes()).unwrap();
+    let mut changed = root.to_vec();
+    changed[at..at + with.len()].copy_from_slice(other.as_bytes());
+    assert!(Mission::new(CertificateDer::from(changed), [1; 32]).is_err());
+    // And too many keys are no mission.
+    let many = (0..=MAX_IMAGE_SIGNERS as u8)
+        .map(|seed| vm_images::SigningKey::from_secret(&[seed; 32]).public())
+        .collect();
+    assert!(Authority::create_with("x", WINDOW, Rules { quiet: false, image_signers: many }).is_err());
 }
 
 #[test]

@@ -8,12 +8,14 @@
 mod exchange_support;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use exchange_support::*;
 use mesh::exchange::policy::Profile;
-use mesh::exchange::wire::{Answer, Packing};
-use node::exchange::{Config, FindError, Phase};
+use mesh::exchange::wire::{Answer, Packing, Refusal, Request};
+use node::exchange::{Config, Exchange, FindError, Phase};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use vm_images::{Role, SigningKey};
 
 /// What does not compress of a test's image and is not shared: a third of the memory.
@@ -138,6 +140,48 @@ async fn peers_that_rave_cost_little_and_the_rest_goes_on() {
         // What fits the buffers of a stream, and no more.
         assert!(network.sent(byte) < 600_000, "node {byte} sent {} bytes", network.sent(byte));
     }
+}
+
+/// A stream of peer `byte` to a cloudlet that serves, on which it has asked; and whether it was told to come back later.
+async fn ask(exchange: &Exchange, byte: u8, request: &Request) -> (DuplexStream, bool) {
+    let (mut ours, theirs) = tokio::io::duplex(64 * 1024);
+    let serving = exchange.clone();
+    tokio::spawn(async move { serving.serve(node(byte), Box::new(theirs)).await });
+    // One that is refused may be closed before it has asked.
+    let _ = ours.write_all(&request.encode()).await;
+    let busy = Answer::Refused(Refusal::Busy).encode();
+    let mut heard = vec![0; busy.len()];
+    tokio::time::timeout(LIMIT, ours.read_exact(&mut heard)).await.unwrap().unwrap();
+    (ours, heard == busy)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_opens_many_streams_leaves_places_for_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _, service) = holder(&dir.path().join("a"));
+    let (exchange, running) = Exchange::start(store, Arc::new(Network::new(node(9))), Config::default());
+    let request = Request::Manifest { image: service };
+    let mut held = Vec::new();
+    let refused = loop {
+        let (stream, is_refused) = ask(&exchange, 5, &request).await;
+        if is_refused {
+            break held.len();
+        }
+        held.push(stream);
+        assert!(held.len() < 16, "it gets all places");
+    };
+    println!("refused after {refused}");
+    let (_other, is_refused) = ask(&exchange, 6, &request).await;
+    assert!(!is_refused, "another one is kept out");
+    // Whoever gives a place back may come again.
+    held.pop();
+    let served = async {
+        while ask(&exchange, 5, &request).await.1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, served).await.unwrap();
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 /// How the test files begin that show what is stopped.
-const KINDS: [&str; 4] = ["trust_", "tunnel_", "swarm_", "wire_"];
+const KINDS: [&str; 7] = ["trust_", "tunnel_", "swarm_", "wire_", "exchange_", "bad_images", "incoming"];
 
 /// Every `file::function` of a test in the text.
 fn named(text: &str) -> Vec<(&str, &str)> {
@@ -22,7 +22,7 @@ fn every_test_that_the_threats_name_is_there() {
     let tests = named(&text);
     assert!(tests.len() > 30, "{}", tests.len());
     for (file, function) in tests {
-        let source = ["mesh/tests", "node/tests", "node/handheld/tests"]
+        let source = ["mesh/tests", "node/tests", "node/handheld/tests", "vm-images/tests"]
             .into_iter()
             .find_map(|place| std::fs::read_to_string(root.join(place).join(format!("{file}.rs"))).ok());
         let source = source.unwrap_or_else(|| panic!("there is no test file {file}.rs"));
