@@ -8,11 +8,12 @@
 )]
 
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use handheld::api::{Code, Event, FetchImage, FetchState};
-use handheld::{Access, Client, Options, Session};
+use handheld::{Access, Client, Fetched, Options, Session, Step};
 use mesh::trust::{Authority, Permissions, Rules};
 use vm_images::{SigningKey, Store};
 
@@ -291,7 +292,15 @@ async fn a_handheld_that_asks_for_what_another_cloudlet_has_gets_it_here() {
     options.search.access = Access::Member(trust);
     options.cloudlet = Some(on.url().to_owned());
     options.ready_limit = LIMIT;
-    let session = Session::open(&options, &|_| {}).await.unwrap();
+    let steps = Mutex::new(Vec::new());
+    let session = Session::open(&options, &|step| steps.lock().unwrap().push(step)).await.unwrap();
+    let fetched: Vec<Fetched> = steps
+        .into_inner()
+        .unwrap()
+        .into_iter()
+        .filter_map(|step| if let Step::Fetching(fetched) = step { Some(fetched) } else { None })
+        .collect();
+    assert!(!fetched.is_empty(), "it waits without a word");
     assert_eq!(session.cloudlet().cloudlet.name, "site-1");
     session.release().await.unwrap();
     assert_eq!(sites[1].world.hypervisor.clones(), 1);

@@ -22,6 +22,8 @@ mod whereabouts;
 
 pub(crate) use whereabouts::Whereabouts;
 
+pub use images::Fetched;
+
 /// Longest answer that is read, bytes. A cloudlet with 100 services and 100 instances answers with about 60 KiB.
 const MAX_ANSWER_BYTES: usize = 4 * 1024 * 1024;
 /// Longest wait for an answer. Guess: the cloudlet answers from its state, also to a start.

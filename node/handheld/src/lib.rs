@@ -74,7 +74,7 @@ mod session;
 pub mod speech;
 
 pub use access::Access;
-pub use client::Client;
+pub use client::{Client, Fetched};
 pub use discovery::{Behind, DISCOVERY_LIMIT, Reachable, Search, discover, published, reach};
 pub use endpoint::{Endpoint, Way};
 pub use error::{Error, Refusal};

@@ -14,7 +14,7 @@ use crate::discovery::{Reachable, Search, discover, reach};
 use crate::endpoint::Endpoint;
 use crate::relay::beyond;
 use crate::selection::{Here, Surveyed, Wanted, choose, survey};
-use crate::{Client, Error, ms_since, now};
+use crate::{Client, Error, Fetched, ms_since, now};
 
 /// Longest wait for a service to become ready. Guess: ten times what a loaded machine without KVM needs.
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -77,8 +77,8 @@ pub enum Step {
     Choosing,
     /// Asking one for an instance.
     Starting,
-    /// Waiting until the cloudlet has fetched the service from another one.
-    Fetching,
+    /// Waiting until the cloudlet has fetched the service from another one, which is so far. Told again and again.
+    Fetching(Fetched),
     /// Waiting until the instance is ready.
     Waiting,
     /// Using the service.
@@ -89,15 +89,21 @@ pub enum Step {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        let words = match self {
+            Self::Fetching(fetched) => {
+                return write!(
+                    f,
+                    "waiting until the cloudlet has fetched the service from another one ({fetched})"
+                );
+            }
             Self::Discovering => "looking for cloudlets",
             Self::Choosing => "asking cloudlets for the service",
             Self::Starting => "starting the service",
-            Self::Fetching => "waiting until the cloudlet has fetched the service from another one",
             Self::Waiting => "waiting until the service is ready",
             Self::Using => "using the service",
             Self::Releasing => "releasing the service",
-        })
+        };
+        f.write_str(words)
     }
 }
 
@@ -207,7 +213,7 @@ impl Starting {
 
         progress(Step::Starting);
         start = now();
-        let (reachable, instance) = start_one(options, ranked).await?;
+        let (reachable, instance) = start_one(options, ranked, progress).await?;
         timing.provisioning_ms = ms_since(start);
         Ok(Self { reachable, instance, client_token: options.client_token.clone(), timing })
     }
@@ -365,7 +371,12 @@ async fn rank(options: &Options, cloudlets: Vec<Reachable>) -> Result<Vec<Reacha
 }
 
 /// The first cloudlet that takes the request, and its instance.
-async fn start_one(options: &Options, ranked: Vec<Reachable>) -> Result<(Reachable, Instance), Error> {
+async fn start_one(
+    options: &Options,
+    ranked: Vec<Reachable>,
+    progress: &(dyn Fn(Step) + Sync),
+) -> Result<(Reachable, Instance), Error> {
+    let told = |fetched| progress(Step::Fetching(fetched));
     let request = Start {
         service: options.service.clone(),
         client_token: options.client_token.clone(),
@@ -375,7 +386,7 @@ async fn start_one(options: &Options, ranked: Vec<Reachable>) -> Result<(Reachab
     let mut vanished = None;
     let mut offered = Vec::new();
     for reachable in ranked {
-        match reachable.client.start_fetched(&request, options.ready_limit).await {
+        match reachable.client.start_fetched(&request, options.ready_limit, &told).await {
             Ok(instance) => return Ok((reachable, instance)),
             Err(Error::Refused { refusal, .. })
                 if refusal.problem.code == Code::UnknownService

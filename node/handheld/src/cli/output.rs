@@ -97,6 +97,15 @@ impl Spinner {
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(Shown { task, bar });
     }
 
+    /// The same step is farther; said where it is shown.
+    pub fn tell(&self, what: &str) {
+        if let Some(shown) = &*self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+            && let Some(bar) = &*shown.bar.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            bar.set_message(format!("{what} …"));
+        }
+    }
+
     /// Nothing is being done any more.
     pub fn clear(&self) {
         if let Some(Shown { task, bar }) = self.shown.lock().unwrap_or_else(PoisonError::into_inner).take() {

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use handheld::api::Instance;
@@ -86,7 +87,15 @@ pub async fn start(global: &Global, service: ServiceId, start: &StartOptions) ->
 
 /// Opens a session; an interrupt while it waits gives the instance back.
 pub(super) async fn open(global: &Global, options: &Options, spinner: &Spinner) -> anyhow::Result<Session> {
-    let starting = Starting::request(options, &|step| spinner.step(&step.to_string())).await?;
+    let is_fetching = AtomicBool::new(false);
+    let tell = |step: Step| {
+        let goes_on = matches!(step, Step::Fetching(_));
+        match is_fetching.swap(goes_on, Ordering::Relaxed) && goes_on {
+            true => spinner.tell(&step.to_string()),
+            false => spinner.step(&step.to_string()),
+        }
+    };
+    let starting = Starting::request(options, &tell).await?;
     spinner.step(&Step::Waiting.to_string());
     let ready = tokio::select! {
         ready = starting.ready(options.ready_limit) => ready,
