@@ -58,9 +58,6 @@ pub(super) struct Told {
     pub status: watch::Receiver<Status>,
 }
 
-/// The ways that a look around found, and the clients that take them.
-type Ways = Vec<(Route, Option<Client>)>;
-
 pub(super) struct Owner {
     seeker: Seeker,
     tracker: Tracker,
