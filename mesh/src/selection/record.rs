@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 use vm_images::ServiceId;
 use vm_images::manifest::Accelerator;
 
-use super::contact::RANGES;
+use super::contact::ENDS;
 use super::{Candidate, Contact, Current, Instance, Link, Need, Offer, Power, Task, Tie};
 use crate::NodeId;
 use crate::advert::Load;
 
 /// Version of the form.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Longest file, bytes. A candidate takes about 700.
 pub const MAX_BYTES: usize = 4 * 1024 * 1024;
 /// Most candidates of a survey.
@@ -164,7 +164,7 @@ pub enum RecordedOffer {
 #[expect(missing_docs, reason = "the variants are those of Contact")]
 pub enum RecordedContact {
     Predicted { lasts_us: u64 },
-    Forecast { ends_us: [u64; RANGES.len()] },
+    Forecast { ends_us: [u64; ENDS] },
     History { median_us: u64, lasted_us: u64 },
 }
 
