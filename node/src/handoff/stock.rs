@@ -21,7 +21,7 @@ pub(super) enum Error {
     Store {
         image: ImageId,
         #[source]
-        source: vm_images::store::Error,
+        source: Box<vm_images::store::Error>,
     },
     #[error("the image {image} has no {role}, so no VM of it can move", role = role.title())]
     Lacks { image: ImageId, role: Role },
@@ -78,7 +78,7 @@ impl Stock {
     }
 
     fn assemble(&self, id: ImageId, with_indexes: bool) -> Result<Opened, Error> {
-        let failed = |source| Error::Store { image: id, source };
+        let failed = |source| Error::Store { image: id, source: Box::new(source) };
         let image = self.store.ensure_intact(id).map_err(failed)?;
         let digest = |role| {
             let part = image.manifest.part(role).ok_or(Error::Lacks { image: id, role })?;

@@ -98,7 +98,7 @@ impl Frame {
             Self::Alive => out.push(5),
             Self::All(record) => put(&mut out, 6, record),
             Self::Stored => out.push(7),
-            Self::Refused(why) => put(&mut out, 8, why[..why.floor_char_boundary(MAX_WHY_BYTES)].as_bytes()),
+            Self::Refused(why) => put(&mut out, 8, &why.as_bytes()[..why.floor_char_boundary(MAX_WHY_BYTES)]),
         }
         let length = (out.len() - 4) as u32;
         out[..4].copy_from_slice(&length.to_le_bytes());
