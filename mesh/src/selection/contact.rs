@@ -23,9 +23,9 @@
 //! that took 0.4 points of regret off the convoys (6.2 to 5.8 %, with ENDS of them 5.9) and changed the others by less than their
 //! noise, over 3,065 to 11,232 choices with seeds that nothing was fitted to. Tried and not kept, because they gained less than their
 //! noise: mean velocities of the last 10, 20, 30 or 60 s beside or instead of the present one; a hazard by how long the contact has
-//! lasted (medians of 28 to 300 s); other shapes of every chance here; a spread of the completion; more or less fear of failure. What
-//! is left cannot be had from place and motion: with each pair's true range known it is 5.6 and 5.9 % (Helsinki, convoys), with the ends
-//! of all contacts known 3.2 and 3.0 %.
+//! lasted (medians of 28 to 300 s); other shapes of every chance here; a spread of the completion; more or less fear of failure.
+//! With each pair's true range known it is 5.6 and 5.9 % (Helsinki, convoys), with the ends of all contacts known 3.2 and 3.0 %.
+//! The trend of rate or signal was not tried.
 
 use std::time::Duration;
 
@@ -64,6 +64,7 @@ const STANDING_M_PER_S: f64 = 0.05;
 
 /// What is known of how long a contact will last.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one for each candidate of a choice; most are forecasts")]
 pub enum Contact {
     /// Nothing.
     #[default]
