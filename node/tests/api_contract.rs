@@ -232,6 +232,7 @@ async fn the_document_lists_exactly_what_the_router_answers() {
     let contract = [
         "DELETE /api/v1/images/fetches/{id}",
         "DELETE /api/v1/instances/{id}",
+        "DELETE /api/v1/instances/{id}/handoff",
         "DELETE /api/v1/place",
         "GET /api/v1/cloudlet",
         "GET /api/v1/events",
@@ -239,6 +240,7 @@ async fn the_document_lists_exactly_what_the_router_answers() {
         "GET /api/v1/images/fetches/{id}",
         "GET /api/v1/instances",
         "GET /api/v1/instances/{id}",
+        "GET /api/v1/instances/{id}/handoff",
         "GET /api/v1/instances/{id}/tunnel",
         "GET /api/v1/openapi.json",
         "GET /api/v1/peers",
@@ -248,6 +250,7 @@ async fn the_document_lists_exactly_what_the_router_answers() {
         "GET /api/v1/services/{id}",
         "POST /api/v1/images/fetches",
         "POST /api/v1/instances",
+        "POST /api/v1/instances/{id}/handoff",
         "POST /api/v1/pairing",
         "POST /api/v1/revocations",
         "PUT /api/v1/drain",

@@ -53,8 +53,11 @@ impl Candidate {
         match self.contact {
             Contact::Unknown => "not known".to_owned(),
             Contact::Predicted { lasts } => format!("{} s if nobody turns", s(&lasts)),
-            Contact::Forecast { ends: [first, .., last] } => {
-                format!("{} to {} s by place and motion of both", s(&first), s(&last))
+            // The middle half of the ways: the longest is an hour wherever somebody may stop.
+            Contact::Forecast { ends } => {
+                let quarter = ends.len() / 4;
+                let (early, late) = (&ends[quarter], &ends[ends.len() - 1 - quarter]);
+                format!("{} to {} s by place and motion of both", s(early), s(late))
             }
             Contact::History { median, lasted } => {
                 format!("lasts for {} s by now; earlier ones had {} s", s(&lasted), s(&median))

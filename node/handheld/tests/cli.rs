@@ -273,7 +273,7 @@ async fn a_recorded_survey_is_chosen_from_without_a_network() {
         code == 0 && text.starts_with("alpha\nalpha (01010101)  score ") && text.contains("done in"),
         "{text}"
     );
-    fs::write(&file, fs::read_to_string(&file).unwrap().replace("\"version\": 1", "\"version\": 9")).unwrap();
+    fs::write(&file, fs::read_to_string(&file).unwrap().replace("\"version\": 2", "\"version\": 9")).unwrap();
     let (code, _, err) = run(&["select", "--from", survey]).await;
     assert!(code == 1 && err.contains("the survey has version 9"), "{err}");
     let (code, _, _) = run(&["select", "speech", "--from", survey]).await;

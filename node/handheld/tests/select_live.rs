@@ -213,7 +213,7 @@ fn what_a_record_says_does_not_win_against_the_cloudlets_own_answer() {
     assert_eq!(selected["chosen"], "honest", "{selected}");
     let known = &of(&selected, "honest")["known"];
     assert_eq!(known["power"], "battery at 30 %");
-    assert_eq!(known["contact"], "23 to 27 s by place and motion of both", "about 250 m at 10 m/s");
+    assert_eq!(known["contact"], "24 to 27 s by place and motion of both", "about 250 m at 10 m/s");
     assert!(known["load"].as_str().unwrap().starts_with("2.0 of 2.0 cores in use"), "{known}");
     assert_eq!(of(&selected, "liar")["node_id"], "09".repeat(16), "its own answer, not the record");
     assert_eq!(of(&selected, "liar")["reasons"][0], "does not offer the service");

@@ -13,7 +13,6 @@ mod defaults;
 mod error;
 pub mod fields;
 mod file;
-mod handoff;
 mod kind;
 mod load;
 mod moment;
@@ -22,7 +21,6 @@ mod show;
 
 pub use defaults::{Environment, Machine};
 pub use error::{Error, Origin, Problem};
-pub use handoff::{Automatic, Handoff};
 pub use load::{Effective, Setting, Sources, load};
 pub use show::template;
 
@@ -48,8 +46,6 @@ pub struct Config {
     pub mesh: Mesh,
     /// Images that it fetches from them, and they from it.
     pub exchange: Exchange,
-    /// Services that move to other cloudlets by themselves.
-    pub handoff: Handoff,
     /// What is logged.
     pub log: Log,
 }
