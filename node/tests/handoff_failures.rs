@@ -115,15 +115,13 @@ impl Net {
             self.kinds.lock().unwrap().push(frame[4]);
             if self.frames.fetch_add(1, Ordering::SeqCst) == self.at && self.blow != Blow::Nothing {
                 self.struck.store(true, Ordering::SeqCst);
-                match self.blow {
-                    // The half of it, and then nothing on any stream.
-                    Blow::Cut => {
-                        let _ = to.write_all(&frame[..frame.len() / 2]).await;
-                        self.generation.send_modify(|generation| *generation += 1);
-                    }
-                    // It is never delivered: who sent it, or who should get it, dies.
-                    _ => std::future::pending().await,
+                // The half of it, and then nothing on any stream. Other blows: it is never delivered, because who sent it,
+                // or who should get it, dies.
+                if self.blow == Blow::Cut {
+                    let _ = to.write_all(&frame[..frame.len() / 2]).await;
+                    self.generation.send_modify(|generation| *generation += 1);
                 }
+                return std::future::pending().await;
             }
             to.write_all(&frame).await.ok()?;
         }
