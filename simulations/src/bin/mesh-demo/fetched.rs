@@ -4,10 +4,11 @@ use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 use simulations::lab::Lab;
 
-use super::cloudlet::Cloudlet;
-use super::handheld::Handheld;
-use super::report::Report;
-use super::{ASK_EVERY, CLOUDLETS, LIMIT, now};
+use super::CLOUDLETS;
+use super::demo_support::cloudlet::Cloudlet;
+use super::demo_support::handheld::Handheld;
+use super::demo_support::report::Report;
+use super::demo_support::{ASK_EVERY, LIMIT, now};
 
 /// The cloudlet that begins without images. It is the last one to start.
 pub const EMPTY: &str = CLOUDLETS[CLOUDLETS.len() - 1];

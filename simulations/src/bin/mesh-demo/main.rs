@@ -4,20 +4,19 @@
 //! each step took; it ends with 1 if a step did not come about.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use simulations::lab::{Lab, Topology};
 
-mod cloudlet;
+#[path = "../demo_support/mod.rs"]
+mod demo_support;
 mod fetched;
-mod handheld;
-mod mission;
-mod report;
 
-use cloudlet::Cloudlet;
-use handheld::Handheld;
-use report::Report;
+use demo_support::cloudlet::{self, Cloudlet};
+use demo_support::handheld::Handheld;
+use demo_support::report::Report;
+use demo_support::{LIMIT, built_images, mission, now};
 
 /// The cloudlets, and the handhelds that walk beside them.
 const CLOUDLETS: [&str; 5] = ["truck-1", "truck-2", "truck-3", "tent", "drone"];
@@ -32,10 +31,6 @@ delay = "3ms"
 jitter = "1ms"
 loss = "0.5%"
 "#;
-/// How long any one step may take. Starting five cloudlets at once on two cores takes a minute.
-const LIMIT: Duration = Duration::from_secs(240);
-/// How often somebody is asked again.
-const ASK_EVERY: Duration = Duration::from_millis(200);
 /// Most that a wait may take for the demo to call it well: the aims of the mesh (a crash is known after 10 s, a split is
 /// mended within 5 s of contact) and room for asking.
 const MENDED_WITHIN: Duration = Duration::from_secs(6);
@@ -62,7 +57,7 @@ fn topology() -> anyhow::Result<Topology> {
 
 fn show(lab: &Lab, directory: &Path, report: &mut Report) -> anyhow::Result<()> {
     report.step("a mission with five cloudlets, its authority's key then goes to a drawer", || {
-        mission::enroll(directory, &CLOUDLETS)
+        mission::enroll(directory, "mesh-demo", &CLOUDLETS)
     })?;
     let mut cloudlets =
         report.step("five cloudlets start, find each other by multicast, prove themselves", || {
@@ -153,23 +148,5 @@ fn image_store(directory: &Path, cloudlet: &str) -> anyhow::Result<PathBuf> {
     if cloudlet == fetched::EMPTY {
         return Ok(directory.join("images"));
     }
-    let named = std::env::var_os("CLOUDLET_NODE__IMAGE_STORE")
-        .context("say where the images are: run 'make mesh-demo'")?;
-    Ok(named.into())
-}
-
-/// A program that was built beside this one.
-fn program(name: &str) -> anyhow::Result<PathBuf> {
-    let program = std::env::current_exe()?.with_file_name(name);
-    ensure!(
-        program.is_file(),
-        "{} is missing; build it: cargo build --release -p node -p handheld",
-        program.display()
-    );
-    Ok(program)
-}
-
-#[expect(clippy::disallowed_methods, reason = "a demonstration runs in real time")]
-fn now() -> Instant {
-    Instant::now()
+    built_images()
 }

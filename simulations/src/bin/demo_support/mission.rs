@@ -8,9 +8,9 @@ use anyhow::{Context, ensure};
 use super::program;
 
 /// Makes a mission of an hour and enrolls cloudlets that may enroll handhelds.
-pub fn enroll(directory: &Path, cloudlets: &[&str]) -> anyhow::Result<()> {
+pub fn enroll(directory: &Path, name: &str, cloudlets: &[&str]) -> anyhow::Result<()> {
     let authority = directory.join("authority");
-    run(cloudlet()?.args(["mission", "new", "--hours", "1", "--name", "mesh-demo"]).arg(&authority))?;
+    run(cloudlet()?.args(["mission", "new", "--hours", "1", "--name", name]).arg(&authority))?;
     for name in cloudlets {
         let file = |kind: &str| directory.join(format!("{name}.{kind}"));
         let own = || -> anyhow::Result<Command> {

@@ -1,4 +1,4 @@
-//! A handheld of the demo: the real command line in its own namespace.
+//! A handheld of a demo: the real command line in its own namespace.
 
 use std::path::Path;
 use std::process::Command;
@@ -13,9 +13,9 @@ use super::mission::output;
 use super::{ASK_EVERY, now, program};
 
 /// A human recording of the package pocketsphinx-testdata.
-const RECORDING: &str = "/usr/share/pocketsphinx/test/data/cards/001.wav";
+pub const RECORDING: &str = "/usr/share/pocketsphinx/test/data/cards/001.wav";
 /// What pocketsphinx hears in it, outside any VM too.
-const WORDS: &str = "i've been up close";
+pub const WORDS: &str = "i've been up close";
 
 /// A recording that was recognised.
 #[derive(Debug)]
@@ -70,6 +70,11 @@ impl Handheld {
     /// Serial of its certificate.
     pub fn serial(&self) -> &str {
         &self.serial
+    }
+
+    /// The command line of this handheld, in its namespace.
+    pub fn command(&self) -> Command {
+        (self.command)()
     }
 
     /// Which cloudlet it would choose, and why.

@@ -1,4 +1,4 @@
-//! A cloudlet of the demo: the real daemon in its own namespace.
+//! A cloudlet of a demo: the real daemon in its own namespace.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -72,9 +72,14 @@ impl Cloudlet {
         &self.api
     }
 
+    /// A command of the operator at this cloudlet.
+    pub fn command(&self) -> Command {
+        (self.ask)()
+    }
+
     /// Runs a command of the operator at this cloudlet.
     pub fn ask(&self, arguments: &[&str]) -> anyhow::Result<Value> {
-        let text = output((self.ask)().args(arguments).arg("--json"))?;
+        let text = output(self.command().args(arguments).arg("--json"))?;
         serde_json::from_str(&text).with_context(|| format!("{arguments:?} printed no JSON: {text}"))
     }
 
