@@ -1,5 +1,5 @@
 # `make demo` and `make test` are all that anyone needs to type; both install what is missing first.
-.PHONY: demo mesh-demo test bench bench-mesh audit packages lint
+.PHONY: demo mesh-demo handoff-demo test bench bench-mesh audit packages lint
 
 # Image builds are kept here, outside the checkout, under the hash of their recipe.
 export CLOUDLET_NODE__IMAGE_STORE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cloudlet/images
@@ -28,6 +28,12 @@ mesh-demo: packages
 	cargo build --release --locked -p node -p handheld -p simulations
 	target/release/cloudlet image build all
 	$(as_root) env CLOUDLET_NODE__IMAGE_STORE=$(CLOUDLET_NODE__IMAGE_STORE) target/release/mesh-demo
+
+# A speech service moves between two vehicles in the lab while a handheld uses it; three minutes, as root.
+handoff-demo: packages
+	cargo build --release --locked -p node -p handheld -p simulations
+	target/release/cloudlet image build all
+	$(as_root) env CLOUDLET_NODE__IMAGE_STORE=$(CLOUDLET_NODE__IMAGE_STORE) target/release/handoff-demo
 
 # The mesh beside serf, in the lab: idle bytes, changes, crashes, a split of ten minutes; about 35 minutes, as root.
 bench-mesh: packages
