@@ -2,11 +2,13 @@
 //! On hypervisors without guests.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests use real time and may panic")]
 
+use std::net::SocketAddr;
+
 use handheld::follow::{Mode, Settings, Status};
 use handheld::{Access, Follow, Options, Session};
 use mesh::trust::Trust;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 mod api_support;
 use api_support::PATIENCE;
@@ -65,6 +67,49 @@ async fn it_is_followed_through_another_cloudlet_and_to_a_direct_way_when_there_
     echoes(&follow).await;
     follow.release().await.unwrap();
     assert_eq!(sites[1].world.hypervisor.clones(), 1);
+    for site in sites {
+        site.stop();
+    }
+}
+
+/// A way to an address that ends when the task does.
+async fn carry(listener: TcpListener, to: SocketAddr) {
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let (mut local, _) = listener.accept().await.unwrap();
+        connections.spawn(async move {
+            let mut far = TcpStream::connect(to).await.unwrap();
+            let _ = tokio::io::copy_bidirectional(&mut local, &mut far).await;
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_way_that_ends_is_replaced_by_one_that_others_know() {
+    let authority = mission::authority();
+    let sites = sites(&authority, &["near", "far"], |_| {});
+    let dir = tempfile::tempdir().unwrap();
+    let trust = mission::handheld(&authority, USE, dir.path());
+    acquainted(&client(sites[0].daemon(), &trust), 2).await;
+    acquainted(&client(sites[1].daemon(), &trust), 2).await;
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let way = format!("https://{}", listener.local_addr().unwrap());
+    let radio = tokio::spawn(carry(listener, address(sites[1].daemon())));
+    let options = Options { cloudlet: Some(way.clone()), ..options(&trust) };
+    let session = Session::open(&options, &|_| {}).await.unwrap();
+    let follow = Follow::around(session, &options.search, false, settings()).await.unwrap();
+    // Before the follower has had time for anything else.
+    radio.abort();
+    let _ = radio.await;
+    // Nothing but this connection says that something is wrong.
+    echoes(&follow).await;
+    let status = follow.status().borrow().clone();
+    assert!(
+        matches!(&status, Status::Serving { node, url, generation: 1 } if *node == sites[1].node && *url != way),
+        "{status:?}"
+    );
+    follow.release().await.unwrap();
     for site in sites {
         site.stop();
     }

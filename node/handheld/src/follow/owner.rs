@@ -28,10 +28,13 @@ const UNASKED_MOST: usize = 16;
 pub(super) struct Start {
     seeker: Seeker,
     route: Route,
+    /// Ways to others, as the first place says.
+    others: Vec<Route>,
     address: Option<SocketAddr>,
 }
 
 impl Start {
+    /// Asks whom the place knows before anybody is led there: when it is gone without a word, that is too late.
     pub async fn of(session: &Session, search: &Search, by_multicast: bool) -> Result<Self, Error> {
         let (instance, token) = (session.instance(), session.client_token().to_owned());
         let reachable = session.cloudlet();
@@ -46,8 +49,9 @@ impl Start {
             }
         };
         seeker.know(route.clone(), reachable.client.clone());
+        let others = seeker.told().await;
         let address = reachable.client.service_address(instance);
-        Ok(Self { seeker, route, address })
+        Ok(Self { seeker, route, others, address })
     }
 }
 
@@ -90,13 +94,13 @@ impl Owner {
         busy: watch::Receiver<usize>,
         breaks: mpsc::Receiver<u64>,
     ) -> (Self, Told) {
-        let Start { seeker, route, address } = start;
+        let Start { seeker, route, others, address } = start;
         let (lead, leads) = watch::channel(Lead::Hold);
         let (place, places) = watch::channel(None);
         let (status, statuses) = watch::channel(Status::Waiting);
         let mut owner = Self {
             seeker,
-            tracker: Tracker::new(Duration::ZERO, settings.pace, route.clone()),
+            tracker: Tracker::new(Duration::ZERO, settings.pace, route.clone(), others),
             started: crate::now(),
             addresses: address.map(|address| (route.clone(), address)).into_iter().collect(),
             lead,
@@ -142,6 +146,7 @@ impl Owner {
         if let Some(address) = address {
             self.addresses.insert(route.clone(), address);
         }
+        self.seeker.note(&route, &word);
         Input::Answered(route, word)
     }
 

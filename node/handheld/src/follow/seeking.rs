@@ -1,6 +1,6 @@
 //! Questions to cloudlets: do you have it, where did it go, whom else do you know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::route::{Route, Way};
 use super::tracker::{Input, Word};
-use crate::api::{Code, Event, Instance, Moved, PeerReach, State};
+use crate::api::{Code, Event, Instance, Moved, Peer, PeerReach, State};
 use crate::client::Whereabouts;
 use crate::discovery::{Search, discover};
 use crate::{Access, Client, Error};
@@ -37,6 +37,8 @@ pub(super) struct Seeker {
     pub client_token: String,
     /// Ways that have been tried; at most as many as the tracker keeps, and those that it dropped.
     clients: BTreeMap<Route, Client>,
+    /// Those of them that brought no answer when they were last tried.
+    silent: BTreeSet<Route>,
 }
 
 /// A way that was found, and who was met on it.
@@ -52,7 +54,14 @@ pub(super) struct Answer {
 
 impl Seeker {
     pub fn new(search: Search, by_multicast: bool, instance: Uuid, client_token: String) -> Self {
-        Self { search, by_multicast, instance, client_token, clients: BTreeMap::new() }
+        Self {
+            search,
+            by_multicast,
+            instance,
+            client_token,
+            clients: BTreeMap::new(),
+            silent: BTreeSet::new(),
+        }
     }
 
     /// A way that is known to work.
@@ -60,10 +69,20 @@ impl Seeker {
         self.clients.insert(route, client);
     }
 
+    /// What came of a question that way.
+    pub fn note(&mut self, route: &Route, word: &Word) {
+        if *word != Word::Silent {
+            self.silent.remove(route);
+        } else if self.clients.contains_key(route) {
+            self.silent.insert(route.clone());
+        }
+    }
+
     /// Forgets the ways to others than `place` if there are more than `most`.
     pub fn forget(&mut self, most: usize, place: &Route) {
         if self.clients.len() > most {
             self.clients.retain(|route, _| route.node == place.node || place.way == Way::Through(route.node));
+            self.silent.retain(|route| self.clients.contains_key(route));
         }
     }
 
@@ -116,45 +135,58 @@ impl Seeker {
         }
     }
 
-    /// Looks for cloudlets on the link, if that was asked for, and asks those that are known for others.
-    pub fn look(&mut self) -> impl Future<Output = Vec<Found>> + use<> {
-        let mut direct: BTreeMap<NodeId, Client> = BTreeMap::new();
-        for (route, client) in self.clients.iter().filter(|(route, _)| route.is_direct()) {
-            direct.entry(route.node).or_insert_with(|| client.clone());
+    /// Ways to others, as those say that are known.
+    pub fn told(&self) -> impl Future<Output = Vec<Route>> + use<> {
+        let mut asked: Vec<(NodeId, Client)> = Vec::new();
+        let (silent, answering): (Vec<_>, Vec<_>) = self
+            .clients
+            .iter()
+            .filter(|(route, _)| route.is_direct())
+            .partition(|(route, _)| self.silent.contains(route));
+        for (route, client) in answering.into_iter().chain(silent) {
+            if asked.iter().all(|(node, _)| *node != route.node) {
+                asked.push((route.node, client.clone()));
+            }
         }
+        asked.truncate(MAX_ASKED);
+        let in_mission = matches!(self.access(), Access::Member(_));
+        async move {
+            let answers = asked.iter().map(|(first, client)| async move {
+                let peers = tokio::time::timeout(ANSWER_LIMIT, client.peers()).await;
+                (*first, peers.ok().and_then(Result::ok).unwrap_or_default())
+            });
+            let answers = join_all(answers).await;
+            answers.into_iter().flat_map(|(first, peers)| ways(first, peers, in_mission)).collect()
+        }
+    }
+
+    /// Looks for cloudlets on the link, if that was asked for, and asks those that are known for others.
+    pub fn look(&self) -> impl Future<Output = Vec<Found>> + use<> {
+        let told = self.told();
         let (search, by_multicast) = (self.search.clone(), self.by_multicast);
         async move {
-            let mut found = Vec::new();
-            let told = tell(&search, &direct);
             let heard =
                 async { if by_multicast { discover(&search).await.unwrap_or_default() } else { Vec::new() } };
             let (told, heard) = tokio::join!(told, heard);
-            for one in heard {
-                found.push((Route::direct(one.node, one.client.url()), Some(one.client)));
-            }
+            let heard = heard.into_iter();
+            let mut found: Vec<Found> =
+                heard.map(|one| (Route::direct(one.node, one.client.url()), Some(one.client))).collect();
             found.extend(told.into_iter().map(|route| (route, None)));
             found
         }
     }
 }
 
-/// What those that are known say of others.
-async fn tell(search: &Search, direct: &BTreeMap<NodeId, Client>) -> Vec<Route> {
-    let asked = direct.iter().take(MAX_ASKED).map(|(first, client)| async move {
-        let peers = tokio::time::timeout(ANSWER_LIMIT, client.peers()).await;
-        (*first, peers.ok().and_then(Result::ok).unwrap_or_default())
-    });
+/// Ways to those that `first` knows, and further addresses of its own.
+fn ways(first: NodeId, peers: Vec<Peer>, in_mission: bool) -> Vec<Route> {
     let mut routes = Vec::new();
-    for (first, peers) in join_all(asked).await {
-        let others = peers.into_iter().filter(|peer| peer.reach != PeerReach::Own);
-        for peer in others.take(MAX_TOLD) {
-            let Ok(node) = peer.node_id.parse() else { continue };
-            let addresses = peer.api.iter().take(MAX_ADDRESSES);
-            routes.extend(addresses.map(|url| Route::direct(node, url)));
-            let leads = matches!(peer.reach, PeerReach::Neighbour | PeerReach::Far);
-            if leads && matches!(search.access, Access::Member(_)) {
-                routes.push(Route::through(first, node));
-            }
+    for peer in peers.into_iter().take(MAX_TOLD) {
+        let Ok(node) = peer.node_id.parse() else { continue };
+        let addresses = peer.api.iter().take(MAX_ADDRESSES);
+        routes.extend(addresses.map(|url| Route::direct(node, url)));
+        let leads = matches!(peer.reach, PeerReach::Neighbour | PeerReach::Far);
+        if leads && in_mission {
+            routes.push(Route::through(first, node));
         }
     }
     routes

@@ -43,7 +43,8 @@ pub struct Pace {
     pub pause_idle: Duration,
     /// After this long with no trace, ways through others are tried, and others than those that were named.
     pub detour_after: Duration,
-    /// After this long with no trace, it is looked for new cloudlets; the pause until the next look doubles.
+    /// After this long with no trace, or at a new place, it is looked for new cloudlets. While there is no trace, or no
+    /// other cloudlet is known, the pause until the next look doubles.
     pub look_after: Duration,
     /// Longest pause between two looks, and the usual one while all is well.
     pub look_most: Duration,
@@ -155,19 +156,23 @@ struct Look {
 }
 
 impl Tracker {
-    /// The instance serves at `place`. Nothing is to be done for that; call [`Self::step`] when [`Self::due`] says.
-    pub fn new(now: Duration, pace: Pace, place: Route) -> Self {
+    /// The instance serves at `place`, which knows of `others`. Nothing is to be done for that; call [`Self::step`] when
+    /// [`Self::due`] says.
+    pub fn new(now: Duration, pace: Pace, place: Route, others: Vec<Route>) -> Self {
         let contact = Contact::new(now + pace.check_idle, pace);
-        Self {
+        let mut tracker = Self {
             pace,
             routes: BTreeMap::from([(place.clone(), contact)]),
             place,
             state: State::Serving { silences: 0 },
             generation: 1,
             busy: false,
-            // At once: when the place is gone without a word, it is too late to ask it for others.
-            look: Look { under_way: false, due: now, pause: pace.look_after },
+            look: Look { under_way: false, due: now + pace.look_after, pause: pace.look_after },
+        };
+        for route in others {
+            tracker.learn(route, now);
         }
+        tracker
     }
 
     /// Where the instance is; `None` while that is not known.
@@ -251,11 +256,13 @@ impl Tracker {
     fn looked(&mut self, now: Duration, routes: Vec<Route>) {
         let lost = matches!(self.state, State::Lost { .. });
         self.look.under_way = false;
-        self.look.due = now + if lost { self.look.pause } else { self.pace.look_most };
-        self.look.pause = (self.look.pause * 2).min(self.pace.look_most);
         for route in routes {
             self.learn(route, now);
         }
+        // When the place is gone without a word, it is too late to ask it for others.
+        let alone = self.routes.keys().all(|route| route.node == self.place.node);
+        self.look.due = now + if lost || alone { self.look.pause } else { self.pace.look_most };
+        self.look.pause = (self.look.pause * 2).min(self.pace.look_most);
         if lost {
             self.detours(now, self.place.node);
         }
@@ -401,9 +408,12 @@ impl Tracker {
     }
 
     fn serves(&mut self, now: Duration, route: &Route, out: &mut Vec<Effect>) {
+        // Another place may know others.
+        let is_new = route.node != self.place.node;
         self.place = route.clone();
         self.state = State::Serving { silences: 0 };
-        self.look.due = now + self.pace.look_most;
+        self.look.pause = self.pace.look_after;
+        self.look.due = now + if is_new { self.pace.look_after } else { self.pace.look_most };
         if let Some(contact) = self.routes.get_mut(route) {
             contact.due = now + if self.busy { self.pace.check_busy } else { self.pace.check_idle };
         }

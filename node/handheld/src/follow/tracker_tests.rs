@@ -23,10 +23,36 @@ fn asks(effects: &[Effect]) -> Vec<Route> {
 }
 
 fn tracker() -> Tracker {
-    let mut tracker = Tracker::new(ms(0), Pace::default(), at(1));
-    assert_eq!(tracker.step(ms(0), Input::Tick), [Effect::Look], "others are learnt of while all is well");
-    tracker.step(ms(0), Input::Looked(vec![at(2), at(3)]));
+    let mut tracker = Tracker::new(ms(0), Pace::default(), at(1), vec![at(2), at(3)]);
+    tracker.step(ms(0), Input::Looked(Vec::new()));
     tracker
+}
+
+#[test]
+fn others_are_looked_for_until_there_are_some_and_again_at_a_new_place() {
+    let mut tracker = Tracker::new(ms(0), Pace::default(), at(1), Vec::new());
+    let mut looks = Vec::new();
+    while let Some(due) = tracker.due().filter(|due| *due < ms(30_000)) {
+        for effect in tracker.step(due, Input::Tick) {
+            match effect {
+                Effect::Ask(route) => drop(tracker.step(due, Input::Answered(route, Word::Ready))),
+                Effect::Look => {
+                    looks.push(due);
+                    // Another address of the same cloudlet is not another cloudlet.
+                    let told = Route::direct(node(1), "https://1b");
+                    assert_eq!(tracker.step(due, Input::Looked(vec![told])), []);
+                }
+                effect => panic!("{effect:?}"),
+            }
+        }
+    }
+    assert_eq!(looks, [1000, 2000, 4000, 8000, 16_000].map(ms));
+    tracker.step(ms(30_000), Input::Looked(vec![at(2)]));
+    let next = |tracker: &Tracker| tracker.look.due;
+    assert_eq!(next(&tracker), ms(90_000));
+    tracker.step(ms(31_000), Input::Answered(at(1), Word::Moved(vec![at(2)])));
+    tracker.step(ms(31_100), Input::Answered(at(2), Word::Ready));
+    assert_eq!(next(&tracker), ms(32_100), "it may know others");
 }
 
 #[test]
@@ -260,8 +286,7 @@ fn in_a_thousand_moves_the_instance_is_always_found_again() {
             answers: Vec::new(),
             asked: 0,
         };
-        let mut tracker = Tracker::new(ms(0), Pace::default(), at(1));
-        tracker.step(ms(0), Input::Looked((2..=4).map(at).collect()));
+        let mut tracker = Tracker::new(ms(0), Pace::default(), at(1), (2..=4).map(at).collect());
         tracker.step(ms(0), Input::Busy(true));
         let mut worst = ms(0);
         for step in 0..50 {
