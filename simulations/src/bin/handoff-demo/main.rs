@@ -4,7 +4,9 @@
 //! knows nothing of cloudlets, asks `handheld serve` without a pause. Each step is a row of the table at the end; the
 //! program ends with 1 if a request was lost or answered wrongly, or a step did not come about.
 
-use anyhow::ensure;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
 use clap::Parser;
 use simulations::lab::{Lab, Topology};
 
@@ -54,17 +56,24 @@ struct Arguments {
     /// Print one JSON document instead of the table.
     #[arg(long)]
     json: bool,
+    /// Keep the state and logs of all programs in this directory, which must not exist.
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
 }
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     ensure!(nix::unistd::geteuid().is_root(), "the lab needs root: sudo make handoff-demo");
-    let directory = tempfile::Builder::new().prefix("handoff-").tempdir_in("/tmp")?;
+    let temporary = tempfile::Builder::new().prefix("handoff-").tempdir_in("/tmp")?;
+    let directory = arguments.keep.as_deref().unwrap_or(temporary.path());
+    if arguments.keep.is_some() {
+        std::fs::create_dir(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    }
     let mut table = Table::default();
-    let result = show(directory.path(), &mut table);
+    let result = show(directory, &mut table);
     if let Err(error) = &result {
         eprintln!("handoff-demo: {error:#}");
-        cloudlet::show_logs(directory.path());
+        cloudlet::show_logs(directory);
     }
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&table)?);
@@ -75,19 +84,19 @@ fn main() -> anyhow::Result<()> {
     table.check()
 }
 
-fn show(directory: &std::path::Path, table: &mut Table) -> anyhow::Result<()> {
+fn show(directory: &Path, table: &mut Table) -> anyhow::Result<()> {
     let lab = Lab::start(&Topology::from_toml(RADIO)?)?;
     mission::enroll(directory, "handoff-demo", &VEHICLES)?;
     eprintln!("* two vehicles start and find each other");
     let start = |name: &&str| Cloudlet::start(&lab, directory, name, built_images()?);
-    let vehicles = VEHICLES.iter().map(start).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut vehicles = VEHICLES.iter().map(start).collect::<anyhow::Result<Vec<_>>>()?;
     for vehicle in &vehicles {
         vehicle.wait_until(|seen| seen.there == VEHICLES.len(), LIMIT)?;
     }
     let handheld = Handheld::pair(&lab, directory, HANDHELD, &vehicles[0])?;
     let served = Served::start(&handheld, directory)?;
     client::asking(lab.host(HANDHELD)?, served.address(), |log| {
-        let mut stage = Stage::new(&lab, vehicles, served.instance(), log, table);
+        let mut stage = Stage::new(&lab, &mut vehicles, served.instance(), log, table);
         steps::all(&mut stage)
     })
 }

@@ -23,7 +23,7 @@ impl Served {
         eprintln!("* the handheld serves 'speech' at a local address");
         let log = File::create(directory.join(format!("{}.log", handheld.name())))?;
         let mut command = handheld.command();
-        command.args(["serve", "speech", "--ready-within", "3m", "--json"]);
+        command.args(["-v", "serve", "speech", "--ready-within", "3m", "--json"]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn()?;
         let said = child.stdout.take().context("its output is piped")?;
         let mut served = Self { child, address: ([127, 0, 0, 1], 0).into(), instance: String::new() };

@@ -13,7 +13,7 @@ use super::table::{Row, Table};
 /// What steps act on.
 pub struct Stage<'a> {
     pub lab: &'a Lab,
-    pub vehicles: Vec<Cloudlet>,
+    pub vehicles: &'a mut Vec<Cloudlet>,
     /// Id of the instance.
     pub instance: &'a str,
     log: &'a Log,
@@ -31,7 +31,7 @@ pub struct Moved {
 impl<'a> Stage<'a> {
     pub fn new(
         lab: &'a Lab,
-        vehicles: Vec<Cloudlet>,
+        vehicles: &'a mut Vec<Cloudlet>,
         instance: &'a str,
         log: &'a Log,
         table: &'a mut Table,
@@ -72,7 +72,7 @@ impl<'a> Stage<'a> {
     /// The vehicle that has the service, and the other one.
     pub fn places(&self) -> anyhow::Result<[&Cloudlet; 2]> {
         let mut here = Vec::new();
-        for vehicle in &self.vehicles {
+        for vehicle in self.vehicles.iter() {
             let listed = vehicle.ask(&["vm", "list"])?;
             let instances = listed["instances"].as_array().context("a list of instances")?;
             if instances.iter().any(|one| one["id"] == self.instance && one["state"] == "ready") {
