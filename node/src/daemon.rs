@@ -3,7 +3,7 @@
 //! Start: state directory locked, port bound, records opened, instances of an earlier daemon picked up, API served,
 //! name published. Whatever fails before the instances are picked up leaves everything as it was.
 //!
-//! End: images fetched no more, no new connections, listeners told goodbye, name unpublished, instances stopped (they are transient copies), records
+//! End: instances sent to other cloudlets if that is configured, images fetched no more, no new connections, listeners told goodbye, name unpublished, instances stopped (they are transient copies), records
 //! closed, everything joined.
 
 use std::io;
@@ -205,6 +205,8 @@ pub async fn run(
     let (peers, mesh) = mesh.unzip();
     let (images, exchange) = exchange::start(&config, parts.store.clone(), peers.as_ref());
     let going = handoff::Going {
+        config: &config.handoff,
+        standing: standing.clone(),
         node,
         hypervisor: parts.hypervisor,
         host,
@@ -212,9 +214,11 @@ pub async fn run(
         store: parts.store,
         bind,
     };
-    let (handoffs, moving) = handoff::start(handoffs, going, images.clone(), peers.as_ref())?;
+    let moving = handoff::start(handoffs, going, images.clone(), peers.as_ref())?;
+    let (handoffs, placement) =
+        moving.as_ref().map(|moving| (moving.handoffs.clone(), moving.placement.clone())).unzip();
     let api = Api::new(about, instances.clone(), standing, goodbye.clone(), membership);
-    let api = api.among(peers).exchanging(images).handing_off(handoffs);
+    let api = api.among(peers).exchanging(images).handing_off(handoffs, placement);
     let server = tokio::spawn(api::serve(listener, api.clone(), goodbye.clone()));
     let announcement = announce::Announcement { name: config.node.name, listen, node, accelerator, tls };
     let announcer = tokio::spawn(announce::run(announcement, config.discovery, api, goodbye.clone()));

@@ -7,6 +7,7 @@
 //! * [`lifecycle`]: when an instance starts and ends, and who may have one. Pure.
 //! * [`exchange`]: fetching images from other cloudlets and serving them.
 //! * [`handoff`]: running VMs move to other cloudlets.
+//! * [`placement`]: whether and where to they move, and emptying this cloudlet.
 //! * [`images`]: building images; [`hypervisor`]: opening what runs VMs; [`demo`]: all of it, shown on real input.
 
 pub mod api;
@@ -23,6 +24,7 @@ pub mod images;
 pub mod instances;
 pub mod lifecycle;
 pub mod peers;
+pub mod placement;
 mod places;
 pub mod reach;
 pub mod standing;

@@ -13,6 +13,10 @@
 //! | `GET /instances/{id}?client_token=…` | | [`Instance`], 404, or 410 with [`Gone`]; with the token, the client is known to be there still |
 //! | `POST /instances/{id}/handoff` | [`HandoffTo`] | [`Handoff`]: 202; it is on its way to another cloudlet |
 //! | `GET`, `DELETE /instances/{id}/handoff` | | [`Handoff`]: how far it is; stopped |
+//! | `GET /instances/{id}/handoff/plan?to=…` | | [`HandoffPlan`]: what it would cost |
+//! | `POST /instances/{id}/handoff/force` | [`ForceHandoff`] | [`Handoff`]: an instance in doubt serves on here |
+//! | `POST`, `GET`, `DELETE /evacuation` | [`Evacuate`] | [`Evacuation`]: 202; how far it is; ended |
+//! | `GET /placement` | | [`Placement`]: where instances should be, and why |
 //! | `DELETE /instances/{id}?client_token=…` | | [`Instance`]: that client no longer uses it; the last one stops it |
 //! | `DELETE /instances/{id}?force=true` | | [`Instance`]: stopped whoever uses it |
 //! | `GET /instances/{id}/tunnel?client_token=…` | `Upgrade: cloudlet-tcp` | 101, then the bytes of a TCP connection to its service |
@@ -46,11 +50,16 @@ use vm_images::ServiceId;
 mod handoff;
 mod images;
 mod moved;
+mod placement;
 mod standing;
 
 pub use handoff::{Handoff, HandoffState, HandoffTo};
 pub use images::{FetchImage, FetchState, FetchedFrom, ImageFetch};
 pub use moved::{Gone, Moved};
+pub use placement::{
+    Automatic, Candidate, Decided, Evacuate, Evacuation, EvacuationState, Fate, Figure, FigureSource, ForceHandoff,
+    HandoffPlan, Holds, Leaving, Outcome, Placement, PlanVerdict, PlannedRound,
+};
 pub use standing::{Drain, Guests, Heading, HeldService, Place, PowerSource, Standing};
 
 /// Version of this API, also the `v1` of its paths.

@@ -18,6 +18,7 @@ use crate::{Access, Error, Events, Refusal, Step, now};
 
 mod handoff;
 mod images;
+mod placement;
 mod whereabouts;
 
 pub(crate) use whereabouts::Whereabouts;

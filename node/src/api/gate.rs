@@ -4,7 +4,7 @@
 //! | request | needs |
 //! |---|---|
 //! | `GET` anything, tunnels included, `POST /instances`, `DELETE /instances/{id}?client_token=…`, `POST /revocations` | `use-services` |
-//! | `DELETE /instances/{id}?force=true`, `POST` and `DELETE /instances/{id}/handoff`, `POST /images/fetches`, `DELETE /images/fetches/{id}`, `PUT` and `DELETE /place`, `PUT /drain` | `operate` |
+//! | `DELETE /instances/{id}?force=true`, `POST` and `DELETE /instances/{id}/handoff`, `POST /instances/{id}/handoff/force`, `POST` and `DELETE /evacuation`, `POST /images/fetches`, `DELETE /images/fetches/{id}`, `PUT` and `DELETE /place`, `PUT /drain` | `operate` |
 //! | `POST /pairing` | this cloudlet's own key: the operator at its console |
 //!
 //! This cloudlet's own key may do everything.
@@ -21,6 +21,7 @@ use mesh::trust::{Member, Permissions, Refusal};
 
 use super::connection::Silence;
 use super::images::FETCHES;
+use super::placement::EVACUATION;
 use super::problem::Failure;
 use super::routes::PREFIX;
 use super::{Api, Arrival};
@@ -105,7 +106,7 @@ fn needs(request: &Request) -> Option<Permissions> {
     match *request.method() {
         Method::GET | Method::HEAD => Some(Permissions::USE_SERVICES),
         Method::POST if matches!(path, "/instances" | "/revocations") => Some(Permissions::USE_SERVICES),
-        Method::POST if path == FETCHES || is_handoff(path) => Some(Permissions::OPERATE),
+        Method::POST if matches!(path, FETCHES | EVACUATION) || is_handoff(path) => Some(Permissions::OPERATE),
         Method::DELETE if path.starts_with("/instances/") && !is_handoff(path) && is_own_use(request) => {
             Some(Permissions::USE_SERVICES)
         }
@@ -117,7 +118,7 @@ fn needs(request: &Request) -> Option<Permissions> {
 
 /// Whether a path is that of an instance's handoff.
 fn is_handoff(path: &str) -> bool {
-    path.starts_with("/instances/") && path.ends_with("/handoff")
+    path.starts_with("/instances/") && (path.ends_with("/handoff") || path.ends_with("/handoff/force"))
 }
 
 /// Whether images that are being exchanged give way while a request is answered: to members, not to this cloudlet's own
@@ -169,7 +170,13 @@ mod tests {
             let handoff = format!("/instances/1/handoff{query}");
             assert_eq!(needs(method, &handoff), Some(Permissions::OPERATE), "{method} {handoff}");
         }
-        assert_eq!(needs("GET", "/instances/1/handoff"), Some(Permissions::USE_SERVICES));
+        for path in ["/instances/1/handoff/force", "/evacuation"] {
+            assert_eq!(needs("POST", path), Some(Permissions::OPERATE), "{path}");
+        }
+        assert_eq!(needs("DELETE", "/evacuation?client_token=a"), Some(Permissions::OPERATE));
+        for path in ["/instances/1/handoff", "/instances/1/handoff/plan?to=a", "/evacuation", "/placement"] {
+            assert_eq!(needs("GET", path), Some(Permissions::USE_SERVICES), "{path}");
+        }
         assert_eq!(needs("POST", "/pairing"), None);
         assert_eq!(needs("PUT", "/instances"), None);
     }

@@ -7,7 +7,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, Stream, StreamExt};
-use handheld::api::{self, Code, Event, Gone, HandoffState, HandoffTo, Moved, Problem};
+use handheld::api::{self, Code, Event, ForceHandoff, Gone, HandoffState, HandoffTo, Moved, Problem};
 use migration::VmId;
 use tokio_stream::wrappers::{BroadcastStream, WatchStream};
 
@@ -40,10 +40,10 @@ pub(super) async fn order(
     Path(id): Path<String>,
     Body(ask): Body<HandoffTo>,
 ) -> Result<Response, Failed> {
-    let handoffs = api.handoffs()?;
+    api.handoffs()?;
     let (vm, to) = (vm(&id)?, api.member(&ask.to)?);
-    handoffs.order(vm, to).await.map_err(|error| Failed::of(handoffs, vm, &error))?;
-    Ok((StatusCode::ACCEPTED, Json(shown(handoffs, vm)?)).into_response())
+    let begun = api.operate(vm, async |handoffs| handoffs.order(vm, to).await).await?;
+    Ok((StatusCode::ACCEPTED, begun).into_response())
 }
 
 /// How far the newest handoff of an instance is; also after it has moved.
@@ -77,10 +77,37 @@ pub(super) async fn cancel(
     State(api): State<Api>,
     Path(id): Path<String>,
 ) -> Result<Json<api::Handoff>, Failed> {
-    let handoffs = api.handoffs()?;
     let vm = vm(&id)?;
-    handoffs.cancel(vm).await.map_err(|error| Failed::of(handoffs, vm, &error))?;
-    Ok(Json(shown(handoffs, vm)?))
+    api.operate(vm, async |handoffs| handoffs.cancel(vm).await).await
+}
+
+/// Has an instance serve on here of which it is not known whether it runs at a destination that is gone for good. For operators.
+///
+/// Only for an instance that stands still because its destination was lost just when it took it over. The caller vouches that it
+/// never comes back: if it does, two copies have served, and the other one is paused when the two cloudlets meet.
+#[utoipa::path(post, path = "/instances/{id}/handoff/force", tag = "instances", request_body = ForceHandoff, params(
+    ("id" = String, Path, format = Uuid, description = "Id of the instance"),
+), responses(
+    (status = 200, description = "Its handoff, as it is now", body = api::Handoff),
+    (status = 400, description = "The caller does not vouch for it (`bad-request`)", body = Problem),
+    (status = 403, description = "The caller is no operator (`not-allowed`)", body = Problem),
+    (status = 404, description = "There is no such instance (`unknown-instance`)", body = Problem),
+    (status = 409, description = "It is not in doubt (`not-ready`), or this cloudlet knows no others (`no-mission`)", body = Problem),
+    (status = 410, description = "It has moved", body = Gone),
+    (status = 413, description = "The request is too long (`bad-request`)", body = Problem),
+    (status = 415, description = "The request is not JSON (`bad-request`)", body = Problem),
+))]
+pub(super) async fn force(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Body(ask): Body<ForceHandoff>,
+) -> Result<Json<api::Handoff>, Failed> {
+    let vm = vm(&id)?;
+    if !ask.destination_is_gone_for_good {
+        let message = "nothing is done unless the caller vouches that the destination is gone for good";
+        return Err(Failure::new(Code::BadRequest, message).into());
+    }
+    api.operate(vm, async |handoffs| handoffs.force(vm).await).await
 }
 
 fn shown(handoffs: &Handoffs, vm: VmId) -> Result<api::Handoff, Failure> {
@@ -100,7 +127,7 @@ pub(super) enum Failed {
 }
 
 impl Failed {
-    fn of(handoffs: &Handoffs, vm: VmId, error: &handoff::Error) -> Self {
+    pub(super) fn of(handoffs: &Handoffs, vm: VmId, error: &handoff::Error) -> Self {
         if let (handoff::Error::Elsewhere(_), Some(gone)) = (error, gone(handoffs, vm)) {
             return Self::Gone(gone);
         }
@@ -111,7 +138,8 @@ impl Failed {
             | handoff::Error::Elsewhere(_)
             | handoff::Error::InDoubt(_)
             | handoff::Error::UnderWay
-            | handoff::Error::NothingToCancel => Code::NotReady,
+            | handoff::Error::NothingToCancel
+            | handoff::Error::NotInDoubt => Code::NotReady,
             handoff::Error::TooMany | handoff::Error::Instances(_) | handoff::Error::Gone => {
                 Code::ShuttingDown
             }
@@ -141,10 +169,21 @@ fn gone(handoffs: &Handoffs, vm: VmId) -> Option<Gone> {
 }
 
 impl Api {
-    fn handoffs(&self) -> Result<&Handoffs, Failure> {
+    pub(super) fn handoffs(&self) -> Result<&Handoffs, Failure> {
         let none =
             || Failure::new(Code::NoMission, "this cloudlet knows no other that an instance could move to");
         self.handoffs.as_ref().ok_or_else(none)
+    }
+
+    /// Does something with an instance's handoff, and shows that.
+    async fn operate(
+        &self,
+        vm: VmId,
+        act: impl AsyncFnOnce(&Handoffs) -> Result<(), handoff::Error>,
+    ) -> Result<Json<api::Handoff>, Failed> {
+        let handoffs = self.handoffs()?;
+        act(handoffs).await.map_err(|error| Failed::of(handoffs, vm, &error))?;
+        Ok(Json(shown(handoffs, vm)?))
     }
 
     /// Where an instance is that was here once.

@@ -4,7 +4,7 @@
 //! * [`gate`]: who may do what; [`mission`]: pairing and revocations
 //! * [`routes`], [`handlers`], [`events`]: what is answered, and the OpenAPI document made from the same
 //! * [`standing`]: where the cloudlet is, whether it is being emptied
-//! * [`images`]: fetched from other cloudlets; [`handoff`]: instances that move to them
+//! * [`images`]: fetched from other cloudlets; [`handoff`]: instances that move to them; [`placement`]: which should, and why
 //! * [`tunnel`]: raw bytes to a Service VM; [`relay`]: to another cloudlet's API
 //! * [`problem`], [`extract`]: every error is a [`handheld::api::Problem`]
 
@@ -19,6 +19,7 @@ use crate::exchange::Exchange;
 use crate::handoff::Handoffs;
 use crate::instances::{self, Instances};
 use crate::peers::Peers;
+use crate::placement::Placement;
 use crate::places::Places;
 use crate::standing::Standing;
 use crate::trust::Membership;
@@ -32,6 +33,7 @@ mod handoff;
 mod images;
 mod mission;
 mod peers;
+mod placement;
 mod problem;
 mod relay;
 mod routes;
@@ -72,6 +74,8 @@ pub struct Api {
     exchange: Option<Exchange>,
     /// `None` where there is nobody to hand instances over to.
     handoffs: Option<Handoffs>,
+    /// `None` with them.
+    placement: Option<Placement>,
     /// By public key; one entry for all who have none.
     tunnels: Places<Option<[u8; 32]>>,
 }
@@ -95,6 +99,7 @@ impl Api {
             peers: None,
             exchange: None,
             handoffs: None,
+            placement: None,
             tunnels: Places::default(),
         }
     }
@@ -109,9 +114,9 @@ impl Api {
         Self { exchange, ..self }
     }
 
-    /// The same, with instances that move.
-    pub fn handing_off(self, handoffs: Option<Handoffs>) -> Self {
-        Self { handoffs, ..self }
+    /// The same, with instances that move, and what decides where to.
+    pub fn handing_off(self, handoffs: Option<Handoffs>, placement: Option<Placement>) -> Self {
+        Self { handoffs, placement, ..self }
     }
 
     /// What this cloudlet is and how busy it is.

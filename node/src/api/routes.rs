@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 
 use super::Api;
 use super::problem::Failure;
-use super::{events, gate, handlers, handoff, images, mission, peers, relay, standing, tunnel};
+use super::{events, gate, handlers, handoff, images, mission, peers, placement, relay, standing, tunnel};
 
 /// What all paths begin with.
 pub(super) const PREFIX: &str = "/api/v1";
@@ -44,6 +44,10 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(standing::place, standing::forget_place))
         .routes(routes!(standing::drain))
         .routes(routes!(handoff::order, handoff::progress, handoff::cancel))
+        .routes(routes!(handoff::force))
+        .routes(routes!(placement::plan))
+        .routes(routes!(placement::evacuate, placement::evacuation, placement::cancel_evacuation))
+        .routes(routes!(placement::placement))
         .routes(routes!(tunnel::tunnel))
         .routes(routes!(events::events))
         .routes(routes!(images::fetches, images::fetch))

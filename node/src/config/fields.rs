@@ -70,7 +70,7 @@ const fn computed(is: &'static str, example: &'static str, field: Field) -> Fiel
 }
 
 /// Sections in the order of the template, each with what it is about.
-pub const SECTIONS: [(&str, &str); 10] = [
+pub const SECTIONS: [(&str, &str); 11] = [
     ("node", "Who this cloudlet is and where it keeps things."),
     ("api", "The HTTP API."),
     ("discovery", "How handhelds find this cloudlet."),
@@ -80,11 +80,12 @@ pub const SECTIONS: [(&str, &str); 10] = [
     ("trust", "Who may speak to this cloudlet: members of its mission, see 'cloudlet mission'."),
     ("mesh", "The other cloudlets of the mission."),
     ("exchange", "Images that cloudlets fetch from one another."),
+    ("handoff", "Services that move to other cloudlets by themselves."),
     ("log", "What is logged."),
 ];
 
 /// Every field, in the order of the template.
-pub const FIELDS: [Field; 35] = [
+pub const FIELDS: [Field; 47] = [
     computed(
         "the host name",
         "truck-7",
@@ -316,6 +317,96 @@ pub const FIELDS: [Field; 35] = [
         ),
     ),
     field(
+        "handoff",
+        "automatic",
+        Kind::Choice(&["off", "dry-run", "on"]),
+        "Whether services move by themselves: when their users go out of range, for load, low power, and when this cloudlet is \
+         drained or shuts down. dry-run: it is only said what would be done.",
+    ),
+    unit(
+        "seconds",
+        field("handoff", "horizon_s", Kind::Whole { least: 30, most: 3600 }, "How far it is looked ahead."),
+    ),
+    unit(
+        "seconds",
+        field(
+            "handoff",
+            "least_gain_s",
+            Kind::Whole { least: 1, most: 3600 },
+            "Least gain for which a service moves, of service within the horizon.",
+        ),
+    ),
+    unit(
+        "percent",
+        field(
+            "handoff",
+            "margin_percent",
+            Kind::Whole { least: 0, most: 100 },
+            "Least gain beyond that, as a share of the service that there would be without a move.",
+        ),
+    ),
+    unit(
+        "seconds",
+        field(
+            "handoff",
+            "stay_s",
+            Kind::Whole { least: 0, most: 86_400 },
+            "How long an instance stays where it came to.",
+        ),
+    ),
+    unit(
+        "seconds",
+        field(
+            "handoff",
+            "settle_s",
+            Kind::Whole { least: 0, most: 3600 },
+            "How long another cloudlet must have been the better one.",
+        ),
+    ),
+    unit(
+        "seconds",
+        field(
+            "handoff",
+            "remember_s",
+            Kind::Whole { least: 0, most: super::handoff::REMEMBER_MOST_S as i64 },
+            "How long each move doubles what the next one of the same instance must gain.",
+        ),
+    ),
+    unit(
+        "percent",
+        field(
+            "handoff",
+            "power_low_percent",
+            Kind::Whole { least: 0, most: 100 },
+            "A battery with no more than this counts as about to be empty.",
+        ),
+    ),
+    field("handoff", "at_once", Kind::Whole { least: 1, most: 16 }, "Most handoffs that are begun by themselves at a time."),
+    unit(
+        "metres",
+        field(
+            "handoff",
+            "radio_range_m",
+            Kind::Number { least: 1.0, most: 1_000_000.0 },
+            "Nominal range of the radio between cloudlets: with their places and motion it tells when a link will end.",
+        ),
+    ),
+    field(
+        "handoff",
+        "evacuate_on_shutdown",
+        Kind::Boolean,
+        "Send instances to other cloudlets before an orderly end (SIGTERM); what nobody takes is stopped.",
+    ),
+    unit(
+        "seconds",
+        field(
+            "handoff",
+            "evacuate_limit_s",
+            Kind::Whole { least: 1, most: 3600 },
+            "How long that may take. A service manager must wait longer (TimeoutStopSec of systemd).",
+        ),
+    ),
+    field(
         "log",
         "filter",
         Kind::Filter { most_bytes: MAX_FILTER_BYTES },
@@ -373,7 +464,7 @@ mod tests {
             assert!(SECTIONS.iter().any(|(section, _)| *section == field.section), "{}", field.name());
             assert!(field.about.ends_with('.') && !field.takes().is_empty(), "{}", field.name());
             let is_number = matches!(field.kind, Kind::Whole { .. } | Kind::Number { .. });
-            let bare = ["instances.max", "instances.cpu_overcommit"].contains(&field.name().as_str())
+            let bare = ["instances.max", "instances.cpu_overcommit", "handoff.at_once"].contains(&field.name().as_str())
                 || field.key.starts_with("strangers");
             assert_eq!(field.unit.is_some(), is_number && !bare, "unit of {}", field.name());
         }

@@ -13,6 +13,7 @@ mod defaults;
 mod error;
 pub mod fields;
 mod file;
+mod handoff;
 mod kind;
 mod load;
 mod moment;
@@ -21,6 +22,7 @@ mod show;
 
 pub use defaults::{Environment, Machine};
 pub use error::{Error, Origin, Problem};
+pub use handoff::{Automatic, Handoff, REMEMBER_MOST_S};
 pub use load::{Effective, Setting, Sources, load};
 pub use show::template;
 
@@ -46,6 +48,8 @@ pub struct Config {
     pub mesh: Mesh,
     /// Images that it fetches from them, and they from it.
     pub exchange: Exchange,
+    /// Services that move to other cloudlets by themselves.
+    pub handoff: Handoff,
     /// What is logged.
     pub log: Log,
 }

@@ -14,7 +14,7 @@ use vm_images::ImageId;
 use super::receive::{Berth, Loaded, Receiving};
 use super::send::{Sending, is_the_link};
 use super::status::{Figures, Phase, Status};
-use super::{Error, News, Shared};
+use super::{Error, Experience, News, Shared};
 use crate::causes::chain;
 use crate::exchange::ByteStream;
 use crate::instances::tasks;
@@ -43,8 +43,8 @@ pub(super) enum Note {
     Order(NodeId, oneshot::Sender<Result<(), Error>>),
     /// It is not to go any more.
     Cancel(oneshot::Sender<Result<(), Error>>),
-    /// An operator decides.
-    Operator(Input, oneshot::Sender<Result<(), Error>>),
+    /// An operator says that it runs here, whatever became of its destination.
+    Force(oneshot::Sender<Result<(), Error>>),
     /// A node said something about it.
     Said(NodeId, migration::handoff::Message),
     /// Its pages come.
@@ -61,6 +61,8 @@ struct Order {
     retry_at: Option<Duration>,
     frozen_at: Option<Duration>,
     downtime: Option<Duration>,
+    /// What it runs, once it was offered.
+    image: Option<ImageId>,
     figures: Arc<Figures>,
 }
 
@@ -185,9 +187,9 @@ impl Actor {
                 let answer = self.cancel().await;
                 let _ = reply.send(answer);
             }
-            Note::Operator(input, reply) => {
-                self.take(input).await;
-                let _ = reply.send(Ok(()));
+            Note::Force(reply) => {
+                let answer = self.force().await;
+                let _ = reply.send(answer);
             }
             Note::Said(from, message) => {
                 if matches!(message, migration::handoff::Message::Verified { .. })
@@ -245,6 +247,18 @@ impl Actor {
         Ok(())
     }
 
+    /// Only of a VM in doubt: anything else is decided without an operator.
+    async fn force(&mut self) -> Result<(), Error> {
+        let Place::InDoubt { to, .. } = self.core.place() else { return Err(Error::NotInDoubt) };
+        tracing::warn!(vm = %self.vm, %to, "an operator vouches that the destination is gone for good; the VM runs on here");
+        self.take(Input::Force).await;
+        let reason = format!("an operator said that cloudlet {to} is gone for good; it runs on here");
+        self.end(Phase::Failed { reason }).await;
+        // Also the order of a daemon before this one.
+        self.keep_order(None).await;
+        Ok(())
+    }
+
     /// One more try.
     async fn attempt(&mut self, to: NodeId) {
         let now = self.shared.clock.now();
@@ -267,6 +281,9 @@ impl Actor {
                 self.shared.set_phase(self.vm, Phase::Waiting { reason });
             }
             Ok(offer) => {
+                if let Some(order) = &mut self.order {
+                    order.image = Some(offer.image);
+                }
                 self.shared.set_phase(self.vm, Phase::Offering);
                 let attempt = rand::random();
                 self.take(Input::Start { to, attempt, offer: Box::new(offer) }).await;
@@ -325,6 +342,7 @@ impl Actor {
         tracing::info!(vm = %self.vm, ?event, "handoff");
         match event {
             Event::Moved { to } => {
+                self.learn();
                 self.end(Phase::Done).await;
                 self.shared.tell(News::Moved { vm: self.vm, to });
             }
@@ -367,6 +385,14 @@ impl Actor {
             self.order = None;
             self.keep_order(None).await;
         }
+    }
+
+    /// Keeps what the handoff took, for forecasts.
+    fn learn(&self) {
+        let Some(Order { to, since, downtime, image: Some(image), figures, .. }) = &self.order else { return };
+        let took = self.shared.clock.now().saturating_sub(*since);
+        let sent_bytes = Figures::get(&figures.sent_bytes);
+        self.shared.learnt().note(*image, *to, Experience { sent_bytes, downtime: *downtime }, took);
     }
 
     /// Publishes how far the order is.
@@ -417,6 +443,7 @@ impl Order {
             retry_at,
             frozen_at: None,
             downtime: None,
+            image: None,
             figures: Arc::default(),
         }
     }

@@ -22,8 +22,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mesh::NodeId;
+use mesh::membership::Members;
 use migration::VmId;
-use migration::handoff::{Copy, Input, Limits, Place, wire::decode};
+use migration::handoff::{Copy, Limits, Place, wire::decode};
 use migration::hypervisor::{Host, Moving, TOPOLOGY, check_compatible};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,7 @@ use tokio_util::task::TaskTracker;
 use vm_images::{Hardware, Image, ImageId, Store};
 
 mod actor;
+mod experience;
 mod journal;
 mod mail;
 mod receive;
@@ -44,14 +46,16 @@ pub mod wire;
 use crate::causes::chain;
 use crate::exchange::{ByteStream, Exchange};
 use crate::instances::clock::Clock;
-use crate::instances::{self, Instances};
+use crate::instances::{self, Instances, tasks};
 use actor::{Actor, Note};
+use experience::Learnt;
 use mail::Mail;
 use stock::Stock;
 use wire::Frame;
 
 pub use journal::{Error as JournalError, Journal};
 pub use startup::{Error as SettleError, Estate, settle};
+pub use experience::Experience;
 pub use status::{Phase, Status};
 pub use ways::{SwarmWays, Ways, accept_swarm};
 
@@ -92,6 +96,9 @@ pub enum Error {
     /// Nobody wants it to move.
     #[error("the instance does not move")]
     NothingToCancel,
+    /// It is known who owns it.
+    #[error("it is not in doubt where the instance runs; nothing needs to be forced")]
+    NotInDoubt,
     /// Too many VMs take part in handoffs.
     #[error("too many handoffs are under way; try again later")]
     TooMany,
@@ -166,6 +173,7 @@ struct Shared {
     actors: Mutex<BTreeMap<VmId, mpsc::Sender<Note>>>,
     places: Mutex<BTreeMap<VmId, Place>>,
     shown: watch::Sender<Vec<Status>>,
+    learnt: Mutex<Learnt>,
     news: broadcast::Sender<News>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -202,6 +210,7 @@ impl Handoffs {
             actors: Mutex::default(),
             places: Mutex::new(records.iter().map(|(vm, record)| (*vm, record.place)).collect()),
             shown: watch::Sender::new(Vec::new()),
+            learnt: Mutex::default(),
             news: broadcast::channel(NEWS).0,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -232,9 +241,10 @@ impl Handoffs {
         self.ask(vm, Note::Cancel).await
     }
 
-    /// An operator vouches that the destination of a VM in doubt does not run it and never will: it runs on here.
+    /// An operator vouches that the destination of a VM in doubt does not run it and never will: it runs on here. If that
+    /// is wrong it runs twice, until both are in contact again and the destination's copy is paused.
     pub async fn force(&self, vm: VmId) -> Result<(), Error> {
-        self.ask(vm, |reply| Note::Operator(Input::Force, reply)).await
+        self.ask(vm, Note::Force).await
     }
 
     async fn ask(
@@ -268,9 +278,46 @@ impl Handoffs {
         }
     }
 
+    /// Whether a VM came here from another cloudlet.
+    pub(crate) fn came(&self, vm: VmId) -> bool {
+        let places = self.0.places.lock().unwrap_or_else(PoisonError::into_inner);
+        // The first owner's epoch is 1, and each move counts it up.
+        matches!(places.get(&vm), Some(Place::Owner { epoch: 2.. }))
+    }
+
     /// Address of the API of a cloudlet, as it says.
     pub fn api(&self, node: NodeId) -> Option<String> {
         self.0.ways.api(node)
+    }
+
+    /// This cloudlet.
+    pub(crate) fn node(&self) -> NodeId {
+        self.0.node
+    }
+
+    /// What is known of the other cloudlets.
+    pub(crate) fn members(&self) -> Arc<Members> {
+        self.0.ways.members()
+    }
+
+    /// The images.
+    pub(crate) fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// A VM's own layer of its disk.
+    pub(crate) fn overlay(&self, vm: VmId) -> PathBuf {
+        tasks::directory(&self.0.directory, vm).join("disk.qcow2")
+    }
+
+    /// What the last handoff of a VM of this image took.
+    pub(crate) fn experience(&self, image: ImageId) -> Option<Experience> {
+        self.0.learnt().of(image)
+    }
+
+    /// What the last handoff to a cloudlet got of the link, bytes each second.
+    pub(crate) fn rate_bytes_s(&self, to: NodeId) -> Option<f64> {
+        self.0.learnt().rate_bytes_s(to)
     }
 
     /// What happens from now on.
@@ -312,6 +359,10 @@ impl Shared {
     fn actors(&self) -> MutexGuard<'_, BTreeMap<VmId, mpsc::Sender<Note>>> {
         // Nothing that a panic could leave half done is done under the lock.
         self.actors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn learnt(&self) -> MutexGuard<'_, Learnt> {
+        self.learnt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells a VM's actor, which is made if there is none. `false`: it is too far behind, or there are too many.

@@ -1,12 +1,13 @@
 //! The way to other cloudlets: libp2p streams of the mesh, or what a test puts in their place.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use mesh::NodeId;
-use mesh::membership::Reach;
+use mesh::membership::{Members, Reach};
 use mesh::swarm::{Handle, StreamProtocol};
 use tokio::task::JoinSet;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
@@ -31,6 +32,11 @@ pub trait Ways: Send + Sync {
 
     /// Address of a member's API, as it says.
     fn api(&self, node: NodeId) -> Option<String>;
+
+    /// All that the members say of themselves; nobody where nothing is known but the ways.
+    fn members(&self) -> Arc<Members> {
+        Arc::default()
+    }
 }
 
 /// The mesh.
@@ -61,6 +67,10 @@ impl Ways for SwarmWays {
 
     fn api(&self, node: NodeId) -> Option<String> {
         self.with(node, |member| member.advert.api.first().cloned())?
+    }
+
+    fn members(&self) -> Arc<Members> {
+        self.0.members().borrow().clone()
     }
 }
 
