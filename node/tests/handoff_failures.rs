@@ -230,11 +230,10 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Moves a VM, with a blow at a frame. Gives the kinds of all frames, and whether the blow fell.
-fn moves(blow: Blow, at: usize) -> (Vec<u8>, bool) {
-    let network = Runtime::new().unwrap();
-    let net = Arc::new(Net {
-        runtime: network.handle().clone(),
+/// A network with a blow at a frame.
+fn network(runtime: &Runtime, blow: Blow, at: usize) -> Arc<Net> {
+    Arc::new(Net {
+        runtime: runtime.handle().clone(),
         nodes: Mutex::default(),
         frames: AtomicUsize::new(0),
         at,
@@ -242,20 +241,22 @@ fn moves(blow: Blow, at: usize) -> (Vec<u8>, bool) {
         blow,
         struck: AtomicBool::new(false),
         generation: watch::Sender::new(0),
-    });
-    let (mut source, mut target) = (Node::new(1), Node::new(2));
-    source.start(&net);
-    target.start(&net);
-    let what = format!("{blow:?} at frame {at}");
+    })
+}
 
+fn is_ready(instance: &lifecycle::Instance) -> bool {
+    matches!(instance.phase, lifecycle::Phase::Ready { .. })
+}
+
+/// Orders a VM that has written something to move. Gives it and the digest of its memory.
+fn begin(source: &Node, target: &Node) -> (VmId, [u8; 32]) {
     let (instances, handoffs) = source.running.clone().unwrap();
     let runtime = source.runtime.as_ref().unwrap();
     let token = Token::try_from("phone".to_owned()).unwrap();
     let asked = runtime.block_on(instances.start(&"walker".parse().unwrap(), token, Sharing::Shared));
     let vm = asked.unwrap().0.vm;
-    let ready = |instance: &lifecycle::Instance| matches!(instance.phase, lifecycle::Phase::Ready { .. });
     wait_until("it is ready", || {
-        runtime.block_on(instances.get(vm, None)).unwrap().is_some_and(|instance| ready(&instance))
+        runtime.block_on(instances.get(vm, None)).unwrap().is_some_and(|instance| is_ready(&instance))
     });
     source.world.hypervisor.fake().adopt(vm).unwrap();
     source.world.hypervisor.fake().agent_write_file(vm, "/root/own", b"own").unwrap();
@@ -266,7 +267,18 @@ fn moves(blow: Blow, at: usize) -> (Vec<u8>, bool) {
     }
     let wanted = source.world.hypervisor.fake().memory_digest(vm).unwrap();
     runtime.block_on(handoffs.order(vm, target.id)).unwrap();
-    drop((instances, handoffs));
+    (vm, wanted)
+}
+
+/// Moves a VM, with a blow at a frame. Gives the kinds of all frames, and whether the blow fell.
+fn moves(blow: Blow, at: usize) -> (Vec<u8>, bool) {
+    let runtime = Runtime::new().unwrap();
+    let net = network(&runtime, blow, at);
+    let (mut source, mut target) = (Node::new(1), Node::new(2));
+    source.start(&net);
+    target.start(&net);
+    let what = format!("{blow:?} at frame {at}");
+    let (vm, wanted) = begin(&source, &target);
 
     let begin = Instant::now();
     let mut dead = false;
@@ -308,17 +320,17 @@ fn moves(blow: Blow, at: usize) -> (Vec<u8>, bool) {
     assert_eq!(fake.guest_file(vm, "/root/own").unwrap().unwrap(), b"own", "{what}");
     assert_eq!(target.read_disk(vm), noise(30, CLUSTER), "{what}: its disk");
     let (instances, _) = target.running.clone().unwrap();
-    let runtime = target.runtime.as_ref().unwrap();
+    let there = target.runtime.as_ref().unwrap();
     wait_until("it serves", || {
-        runtime.block_on(instances.get(vm, None)).unwrap().is_some_and(|instance| ready(&instance))
+        there.block_on(instances.get(vm, None)).unwrap().is_some_and(|instance| is_ready(&instance))
     });
-    let users = runtime.block_on(instances.get(vm, None)).unwrap().unwrap().users.len();
+    let users = there.block_on(instances.get(vm, None)).unwrap().unwrap().users.len();
     assert_eq!(users, 1, "{what}");
     drop(instances);
     let result = (net.kinds.lock().unwrap().clone(), dead);
     source.kill(&net);
     target.kill(&net);
-    network.shutdown_background();
+    runtime.shutdown_background();
     result
 }
 
@@ -376,4 +388,62 @@ fn a_source_that_is_killed_at_any_frame() {
 #[test]
 fn a_destination_that_is_killed_at_any_frame() {
     at_every_frame(Blow::KillDestination);
+}
+
+/// What became of a VM whose destination was lost at a frame, for good as far as anybody knows.
+#[derive(Debug, PartialEq, Eq)]
+enum Lost {
+    /// There was no need: it was known where it runs.
+    Known,
+    /// An operator had to say so, and the destination never ran it.
+    Forced,
+    /// The same, but the operator was wrong: the destination ran it, too, until both met again.
+    Twice,
+}
+
+/// Loses the destination at a frame, has an operator vouch that it is gone for good, and has it come back all the same.
+fn forces(at: usize) -> Lost {
+    let runtime = Runtime::new().unwrap();
+    let net = network(&runtime, Blow::KillDestination, at);
+    let (mut source, mut target) = (Node::new(1), Node::new(2));
+    source.start(&net);
+    target.start(&net);
+    let (vm, wanted) = begin(&source, &target);
+    let phase = || net.nodes.lock().unwrap()[&source.id].1.status(vm).map(|status| status.phase);
+    wait_until("the blow falls, or it is done", || {
+        net.struck.load(Ordering::SeqCst) || phase() == Some(Phase::Done)
+    });
+    target.kill(&net);
+    let (_, handoffs) = source.running.clone().unwrap();
+    let here = source.runtime.as_ref().unwrap();
+    // A word that is lost is said again, so a doubt may begin after the blow.
+    let mut forced = false;
+    wait_until("it runs here, has left, or is in doubt", || {
+        forced = here.block_on(handoffs.force(vm)).is_ok();
+        forced || source.executes(vm) || handoffs.moved(vm).is_some()
+    });
+    let mut result = Lost::Known;
+    if forced {
+        wait_until("it runs on here", || source.executes(vm));
+        assert_eq!(source.world.hypervisor.fake().memory_digest(vm).unwrap(), wanted, "frame {at}");
+        assert!(matches!(phase(), Some(Phase::Failed { .. })), "{:?}", phase());
+        assert!(here.block_on(handoffs.force(vm)).is_err(), "nothing is in doubt any more");
+        result = if target.executes(vm) { Lost::Twice } else { Lost::Forced };
+        target.start(&net);
+        wait_until("only one runs after both have met", || !target.executes(vm) && source.executes(vm));
+        target.kill(&net);
+    }
+    drop(handoffs);
+    source.kill(&net);
+    runtime.shutdown_background();
+    result
+}
+
+#[test]
+fn an_operator_says_that_a_destination_is_gone_rightly_and_wrongly() {
+    let (kinds, _) = moves(Blow::Nothing, usize::MAX);
+    // The doubt is at the end: commit, and the word that it runs there.
+    let ends: Vec<Lost> = (kinds.len().saturating_sub(8)..kinds.len()).map(forces).collect();
+    println!("{ends:?}");
+    assert!(ends.contains(&Lost::Forced) && ends.contains(&Lost::Twice), "{ends:?}");
 }

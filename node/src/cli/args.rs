@@ -80,6 +80,16 @@ pub enum Command {
     /// It is tried whenever the other cloudlet is in reach. What was sent is kept there, also when the link breaks, and not
     /// sent twice. Ctrl-C ends it, and the instance serves on here.
     Handoff(Handoff),
+    /// Take nobody new and send every instance to the best other cloudlet; exit code 1 if something stays
+    ///
+    /// Ctrl-C ends it: what has not left serves on here. Afterwards nobody new is taken until 'cloudlet drain off'.
+    Evacuate(Evacuate),
+    /// Show where instances should be, as the running cloudlet decided last, and why
+    Placement {
+        /// Address of a cloudlet [default: the one that the configuration describes]
+        #[arg(long, value_name = "URL")]
+        api: Option<String>,
+    },
     /// Make missions, enroll members, revoke them, pair handhelds
     #[command(subcommand)]
     Mission(Mission),
@@ -140,9 +150,32 @@ pub struct Handoff {
     #[arg(value_name = "VM")]
     pub vm: Uuid,
     /// Node id or name of the other cloudlet ('cloudlet mesh')
-    #[arg(long, value_name = "NODE", value_parser = NonEmptyStringValueParser::new())]
-    pub to: String,
+    #[arg(long, value_name = "NODE", value_parser = NonEmptyStringValueParser::new(), required_unless_present = "force")]
+    pub to: Option<String>,
+    /// Only print what it would cost, and what that is made of
+    #[arg(long, conflicts_with = "force")]
+    pub plan: bool,
+    /// Have an instance serve on here that stands still because its destination was lost just when it took it over
+    #[arg(long, conflicts_with = "to", requires = "destination_is_gone_for_good")]
+    pub force: bool,
+    /// With --force: you vouch for it. If it comes back, two copies have served, and what its users did there is lost
+    #[arg(long, requires = "force")]
+    pub destination_is_gone_for_good: bool,
     /// Address of the cloudlet that it leaves [default: the one that the configuration describes]
+    #[arg(long, value_name = "URL")]
+    pub api: Option<String>,
+}
+
+/// Flags of `evacuate`.
+#[derive(Debug, Args)]
+pub struct Evacuate {
+    /// Node id or name of the only destination [default: for each instance the best]
+    #[arg(long, value_name = "NODE", value_parser = NonEmptyStringValueParser::new())]
+    pub to: Option<String>,
+    /// End after so many seconds, whatever has left by then [default: when all have left that can]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub limit: Option<u64>,
+    /// Address of the cloudlet that is emptied [default: the one that the configuration describes]
     #[arg(long, value_name = "URL")]
     pub api: Option<String>,
 }

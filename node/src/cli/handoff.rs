@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use anyhow::anyhow;
-use handheld::api::{Code, Handoff, HandoffState};
+use handheld::api::{self, Code, HandoffState};
 use handheld::{Client, Error};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
+use super::args::{Global, Handoff};
 use super::output::{Failure, Output, bytes};
 use super::progress::Progress;
-use super::vm;
-use crate::config::Config;
+use super::{plan, vm};
 
 /// How often it is asked how far it is. A guess: what somebody who looks at a bar notices.
 const ASK_EVERY: Duration = Duration::from_millis(200);
@@ -21,39 +21,49 @@ const MAX_SILENCES: u32 = 60;
 /// Pause after a question that was not answered.
 const SILENCE_PAUSE: Duration = Duration::from_secs(1);
 
-/// What the command line says.
-pub(super) struct Wanted {
-    /// The instance.
-    pub(super) vm: Uuid,
-    /// Node id or name of the other cloudlet.
-    pub(super) to: String,
-    /// URL of the cloudlet that it leaves.
-    pub(super) api: Option<String>,
+pub(super) fn run(wanted: Handoff, global: &Global, output: Output) -> Result<(), Failure> {
+    let config = super::load(global, Vec::new())?.config;
+    let client = vm::client(&config, wanted.api.as_deref())?;
+    let vm = wanted.vm;
+    vm::block_on(async {
+        match wanted.to {
+            Some(to) if wanted.plan => plan::run(&client, vm, &to, output).await,
+            Some(to) => hand_off(&client, vm, &to, output).await,
+            // The command line has one or the other.
+            None => force(&client, vm, output).await,
+        }
+    })?
 }
 
-pub(super) fn run(config: &Config, wanted: Wanted, output: Output) -> Result<(), Failure> {
-    let client = vm::client(config, wanted.api.as_deref())?;
-    vm::block_on(async {
-        // Heard from the start, so that an interrupt never leaves it running unasked.
-        let (mut interrupt, mut terminate) =
-            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        let mut handoff = client.hand_off(wanted.vm, &wanted.to).await.map_err(failure)?;
-        let progress = output.progress();
-        let ended = tokio::select! {
-            ended = follow(&client, &mut handoff, &wanted.to, &progress) => ended,
-            _ = interrupt.recv() => Err(interrupted(&client, wanted.vm).await),
-            _ = terminate.recv() => Err(interrupted(&client, wanted.vm).await),
-        };
-        ended?;
-        progress.done();
-        report(&handoff, &wanted.to, output)
-    })?
+async fn hand_off(client: &Client, vm: Uuid, to: &str, output: Output) -> Result<(), Failure> {
+    // Heard from the start, so that an interrupt never leaves it running unasked.
+    let (mut interrupt, mut terminate) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut handoff = client.hand_off(vm, to).await.map_err(failure)?;
+    let progress = output.progress();
+    let ended = tokio::select! {
+        ended = follow(client, &mut handoff, to, &progress) => ended,
+        _ = interrupt.recv() => Err(interrupted(client, vm).await),
+        _ = terminate.recv() => Err(interrupted(client, vm).await),
+    };
+    ended?;
+    progress.done();
+    report(&handoff, to, output)
+}
+
+/// The operator vouches that the destination is gone.
+async fn force(client: &Client, vm: Uuid, output: Output) -> Result<(), Failure> {
+    let handoff = client.force_handoff(vm).await.map_err(failure)?;
+    output.result(
+        || format!("{vm} serves on here; should cloudlet {} come back, its copy is paused\n", handoff.to),
+        || json!(handoff),
+    )
 }
 
 /// Shows how far it is until it is there.
 async fn follow(
     client: &Client,
-    handoff: &mut Handoff,
+    handoff: &mut api::Handoff,
     to: &str,
     progress: &Progress,
 ) -> Result<(), Failure> {
@@ -85,7 +95,7 @@ async fn follow(
     }
 }
 
-fn step(handoff: &Handoff, to: &str) -> String {
+fn step(handoff: &api::Handoff, to: &str) -> String {
     let reason = handoff.reason.as_deref().unwrap_or("no reason is given");
     match handoff.state {
         HandoffState::Offering => format!("asking {to}"),
@@ -116,7 +126,7 @@ async fn interrupted(client: &Client, vm: Uuid) -> Failure {
     }
 }
 
-fn failed(handoff: &Handoff) -> Failure {
+fn failed(handoff: &api::Handoff) -> Failure {
     let reason = handoff.reason.as_deref().unwrap_or("it was cancelled");
     let error = anyhow!("the instance was not handed over: {reason}");
     Failure::failed(
@@ -126,13 +136,13 @@ fn failed(handoff: &Handoff) -> Failure {
 }
 
 /// What the running cloudlet said no to.
-fn failure(error: Error) -> Failure {
+pub(super) fn failure(error: Error) -> Failure {
     let next = match &error {
         Error::Refused { refusal, .. } => match refusal.problem.code {
             Code::UnknownInstance => "'cloudlet vm list' shows the instances",
             Code::UnknownPeer => "name it as 'cloudlet mesh' shows it",
             Code::NoMission => "join a mission ('cloudlet mission --help')",
-            Code::NotReady => "'cloudlet vm list' says how far it is",
+            Code::NotReady => "'cloudlet vm list' and 'cloudlet placement' say how far it is",
             Code::NotAllowed => "run it at the cloudlet itself, or with a certificate that may operate",
             _ => return vm::failure(error),
         },
@@ -141,7 +151,7 @@ fn failure(error: Error) -> Failure {
     Failure::failed(error, next)
 }
 
-fn report(handoff: &Handoff, to: &str, output: Output) -> Result<(), Failure> {
+fn report(handoff: &api::Handoff, to: &str, output: Output) -> Result<(), Failure> {
     let text = || {
         let seconds = handoff.total_ms as f64 / 1000.0;
         let still = handoff.downtime_ms.map_or_else(String::new, |ms| format!(", stood still for {ms} ms"));

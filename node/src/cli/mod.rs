@@ -13,6 +13,7 @@ mod build;
 mod config;
 mod demo;
 mod doctor;
+mod evacuate;
 mod fetch;
 mod handoff;
 mod image;
@@ -21,6 +22,8 @@ mod logging;
 mod mesh;
 mod mission;
 pub mod output;
+mod placement;
+mod plan;
 pub mod progress;
 mod signals;
 mod standing;
@@ -57,11 +60,9 @@ fn command(cli: Cli) -> Result<(), Failure> {
         Command::Image(action) => image::run(action, &global, output),
         Command::Mission(action) => mission::run(action, &global, output),
         Command::Vm(vm) => vm::run(vm, &global, output),
-        Command::Handoff(wanted) => {
-            let config = load(&global, Vec::new())?.config;
-            let wanted = handoff::Wanted { vm: wanted.vm, to: wanted.to, api: wanted.api };
-            handoff::run(&config, wanted, output)
-        }
+        Command::Handoff(wanted) => handoff::run(wanted, &global, output),
+        Command::Evacuate(wanted) => evacuate::run(&wanted, &global, output),
+        Command::Placement { api } => placement::run(api.as_deref(), &global, output),
         Command::Mesh { api } => mesh::run(api.as_deref(), &global, output),
         Command::Position(position) => standing::position(position, &global, output),
         Command::Drain { state, api } => standing::drain(state, api.as_deref(), &global, output),

@@ -251,11 +251,13 @@ impl Actor {
     async fn force(&mut self) -> Result<(), Error> {
         let Place::InDoubt { to, .. } = self.core.place() else { return Err(Error::NotInDoubt) };
         tracing::warn!(vm = %self.vm, %to, "an operator vouches that the destination is gone for good; the VM runs on here");
+        if self.order.is_none() {
+            // It was ordered before this daemon, which has nothing to show of it.
+            self.order = Some(Order::new(to, self.shared.clock.now(), None));
+        }
         self.take(Input::Force).await;
         let reason = format!("an operator said that cloudlet {to} is gone for good; it runs on here");
         self.end(Phase::Failed { reason }).await;
-        // Also the order of a daemon before this one.
-        self.keep_order(None).await;
         Ok(())
     }
 
