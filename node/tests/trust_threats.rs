@@ -4,7 +4,8 @@
 use std::path::Path;
 
 /// How the test files begin that show what is stopped.
-const KINDS: [&str; 7] = ["trust_", "tunnel_", "swarm_", "wire_", "exchange_", "bad_images", "incoming"];
+const KINDS: [&str; 9] =
+    ["trust_", "tunnel_", "swarm_", "wire_", "exchange_", "handoff_", "placement_", "bad_images", "incoming"];
 
 /// Every `file::function` of a test in the text.
 fn named(text: &str) -> Vec<(&str, &str)> {
