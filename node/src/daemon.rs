@@ -204,6 +204,7 @@ pub async fn run(
     };
     let (peers, mesh) = mesh.unzip();
     let (images, exchange) = exchange::start(&config, parts.store.clone(), peers.as_ref());
+    instances.fetch_from(images.clone());
     let going = handoff::Going {
         config: &config.handoff,
         standing: standing.clone(),

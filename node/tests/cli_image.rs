@@ -174,7 +174,7 @@ fn record_instance(world: &World, image: ImageId) {
         phase: Phase::Ready { running_since: Duration::ZERO, next_check: None, failed_checks: 0 },
         address: None,
         requested_unix_ms: 0,
-        requested_at: None,
+        begun_at: None,
         ready_after_ms: Some(1),
         reason: None,
         backed_bytes: 0,

@@ -249,10 +249,14 @@ pub struct Instance {
     pub users: u32,
     /// When it was asked for, milliseconds since 1970 UTC by the cloudlet's clock.
     pub requested_unix_ms: u64,
-    /// Application-ready time: from the request until its service answered the health check, milliseconds.
+    /// Application-ready time: from the request, or from when its image had come from another cloudlet, until its service
+    /// answered the health check, milliseconds.
     pub ready_after_ms: Option<u64>,
     /// Why it failed or was stopped, for people.
     pub reason: Option<String>,
+    /// With `fetching`: how far its image is. Its progress is also told by [`Event::ImageFetch`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetching: Option<Box<ImageFetch>>,
 }
 
 /// How far an instance is.
@@ -260,6 +264,8 @@ pub struct Instance {
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum State {
+    /// Its image comes from another cloudlet.
+    Fetching,
     /// Its VM wakes up, or its service has not answered yet.
     Starting,
     /// Its own service answered its health check through the forwarded port.
@@ -317,9 +323,6 @@ pub struct Problem {
     /// With `insufficient-resources`: what is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<Missing>,
-    /// With `fetching`: how far it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fetching: Option<Box<ImageFetch>>,
 }
 
 /// The kinds of problems.
@@ -345,11 +348,9 @@ pub enum Code {
     TooManyTunnels,
     /// The service or the other cloudlet does not answer this one (502).
     Unreachable,
-    /// The service is not here, but its image is on its way from another cloudlet; ask again (503).
-    Fetching,
     /// Not enough memory or CPU is free (503).
     InsufficientResources,
-    /// The image is damaged, cannot be fetched, or cannot run on this host (500).
+    /// The image is damaged, or cannot run on this host (500).
     UnusableImage,
     /// The cloudlet is being emptied and takes nobody new (503).
     Draining,

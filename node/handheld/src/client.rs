@@ -188,6 +188,12 @@ impl Client {
         self.ask("show an instance", self.request(Method::GET, &format!("/instances/{id}"))).await
     }
 
+    /// The same from the holder of `client_token`, who thereby says that it is still there.
+    pub async fn instance_in_use(&self, id: Uuid, client_token: &str) -> Result<Instance, Error> {
+        let request = self.request(Method::GET, &format!("/instances/{id}"));
+        self.ask("show an instance", request.query(&[("client_token", client_token)])).await
+    }
+
     /// Every instance that it knows.
     pub async fn instances(&self) -> Result<Vec<Instance>, Error> {
         self.ask("list its instances", self.request(Method::GET, "/instances")).await
@@ -440,7 +446,7 @@ impl Client {
 fn finished(instance: Instance) -> Result<Option<Instance>, Error> {
     match instance.state {
         State::Ready => Ok(Some(instance)),
-        State::Starting => Ok(None),
+        State::Fetching | State::Starting => Ok(None),
         State::Stopping | State::Stopped | State::Failed => {
             let reason = instance.reason.unwrap_or_else(|| "the cloudlet gives no reason".to_owned());
             Err(Error::InstanceFailed { instance: instance.id, reason })

@@ -69,7 +69,7 @@ impl Options {
 }
 
 /// What is being done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Looking for cloudlets.
     Discovering,
@@ -116,7 +116,9 @@ pub struct Timing {
     pub selection_ms: u64,
     /// From the request for an instance until the cloudlet's answer that it has one.
     pub provisioning_ms: u64,
-    /// From that answer until the service was ready as seen from here; 0 if it was ready at once.
+    /// From that answer until the cloudlet had fetched the service from another one; 0 if it had it.
+    pub fetching_ms: u64,
+    /// From then until the service was ready as seen from here; 0 if it was ready at once.
     pub ready_ms: u64,
     /// Using the service.
     pub use_ms: u64,
@@ -143,8 +145,7 @@ impl Session {
     /// between takes the two steps of [`Starting`].
     pub async fn open(options: &Options, progress: &(dyn Fn(Step) + Sync)) -> Result<Self, Error> {
         let starting = Starting::request(options, progress).await?;
-        progress(Step::Waiting);
-        let ready = starting.ready(options.ready_limit).await;
+        let ready = starting.ready(options.ready_limit, progress).await;
         if let Err(Error::Timeout { .. } | Error::Protocol { .. }) = &ready {
             starting.give_up().await;
         }
@@ -213,19 +214,32 @@ impl Starting {
 
         progress(Step::Starting);
         start = now();
-        let (reachable, instance) = start_one(options, ranked, progress).await?;
+        let (reachable, instance) = start_one(options, ranked).await?;
         timing.provisioning_ms = ms_since(start);
         Ok(Self { reachable, instance, client_token: options.client_token.clone(), timing })
     }
 
-    /// Waits until the instance is ready, for at most `limit`. On error it is still this client's.
-    pub async fn ready(&self, limit: Duration) -> Result<Session, Error> {
-        let start = now();
+    /// Waits until the instance is ready: while the cloudlet fetches its image, as long as something comes within `limit`; from
+    /// then on for at most `limit`. On error it is still this client's.
+    pub async fn ready(
+        &self,
+        limit: Duration,
+        progress: &(dyn Fn(Step) + Sync),
+    ) -> Result<Session, Error> {
+        let mut timing = self.timing;
+        let mut start = now();
         let client = &self.reachable.client;
-        let instance = match self.instance.state {
-            State::Ready => self.instance.clone(),
-            _ => client.wait_ready(self.instance.id, limit).await?,
-        };
+        let mut instance = self.instance.clone();
+        if instance.state == State::Fetching {
+            let told = |fetched| progress(Step::Fetching(fetched));
+            instance = client.wait_fetched(instance, &self.client_token, limit, &told).await?;
+            timing.fetching_ms = ms_since(start);
+            start = now();
+        }
+        if instance.state != State::Ready {
+            progress(Step::Waiting);
+            instance = client.wait_ready(instance.id, limit).await?;
+        }
         let endpoint = client.endpoint(instance.id, &self.client_token)?;
         let direct = || client.service_address(&instance);
         let address =
@@ -234,7 +248,6 @@ impl Starting {
                 doing: "give the address of a ready instance",
                 what: "there is none".to_owned(),
             })?;
-        let mut timing = self.timing;
         timing.ready_ms = ms_since(start);
         timing.cloudlet_ready_after_ms = instance.ready_after_ms;
         let (reachable, client_token) = (self.reachable.clone(), self.client_token.clone());
@@ -374,9 +387,7 @@ async fn rank(options: &Options, cloudlets: Vec<Reachable>) -> Result<Vec<Reacha
 async fn start_one(
     options: &Options,
     ranked: Vec<Reachable>,
-    progress: &(dyn Fn(Step) + Sync),
 ) -> Result<(Reachable, Instance), Error> {
-    let told = |fetched| progress(Step::Fetching(fetched));
     let request = Start {
         service: options.service.clone(),
         client_token: options.client_token.clone(),
@@ -386,7 +397,7 @@ async fn start_one(
     let mut vanished = None;
     let mut offered = Vec::new();
     for reachable in ranked {
-        match reachable.client.start_fetched(&request, options.ready_limit, &told).await {
+        match reachable.client.start(&request).await {
             Ok(instance) => return Ok((reachable, instance)),
             Err(Error::Refused { refusal, .. })
                 if refusal.problem.code == Code::UnknownService

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::gate::Standing;
 use super::problem::Failure;
-use super::{Api, Arrival, view};
+use super::{Api, Arrival};
 use crate::instances::Subscription;
 use crate::lifecycle::Instance;
 
@@ -37,7 +37,9 @@ pub(super) async fn events(
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, axum::Error>>>, Failure> {
     let subscription = api.instances.subscribe().await?;
     let others = stream::select(api.fetch_events(), api.handoff_events());
-    let frames = stream(subscription, others, arrival, standing, api.goodbye)
+    let goodbye = api.goodbye.clone();
+    let show = move |instance: &Instance| Event::Instance(api.instance_view(instance, arrival));
+    let frames = stream(subscription, others, show, standing, goodbye)
         .map(|event| sse::Event::default().json_data(event));
     Ok(Sse::new(frames).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
@@ -45,13 +47,14 @@ pub(super) async fn events(
 fn stream(
     subscription: Subscription,
     others: impl Stream<Item = Event>,
-    arrival: Arrival,
+    show: impl Fn(&Instance) -> Event + Clone,
     standing: Standing,
     goodbye: CancellationToken,
 ) -> impl Stream<Item = Event> {
-    let present = stream::iter(subscription.present).map(move |instance| show(&instance, arrival));
+    let show_change = show.clone();
+    let present = stream::iter(subscription.present).map(move |instance| show(&instance));
     let changes = BroadcastStream::new(subscription.changes).map(move |change| match change {
-        Ok(instance) => show(&instance, arrival),
+        Ok(instance) => show_change(&instance),
         Err(BroadcastStreamRecvError::Lagged(events)) => Event::Missed { events },
     });
     let (at_each, meanwhile) = (standing.clone(), standing.clone());
@@ -77,16 +80,13 @@ fn last(standing: &Standing) -> Event {
     }
 }
 
-fn show(instance: &Instance, arrival: Arrival) -> Event {
-    Event::Instance(view::instance(instance, arrival))
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use tokio::sync::broadcast;
 
+    use super::super::view;
     use super::*;
 
     #[tokio::test]
@@ -100,7 +100,7 @@ mod tests {
         let mut events = Box::pin(stream(
             Subscription { present: Vec::new(), changes },
             stream::empty(),
-            Arrival(None),
+            |instance| Event::Instance(view::instance(instance, Arrival(None), None)),
             Standing(None),
             goodbye.clone(),
         ));

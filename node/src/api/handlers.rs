@@ -10,7 +10,6 @@ use serde::Deserialize;
 use vm_images::ServiceId;
 
 use super::extract::{Asked, Body, token};
-use super::images::{self, OnDemand};
 use super::problem::Failure;
 use super::{Api, Arrival, view};
 use crate::instances::Error;
@@ -61,7 +60,8 @@ pub(super) async fn service(State(api): State<Api>, Path(id): Path<String>) -> A
 
 /// Asks for an instance of a service.
 ///
-/// Answers at once; the instance is usable when its state is `ready` (see `GET /events` and `GET /instances/{id}`). Repeat
+/// Answers at once; the instance is usable when its state is `ready` (see `GET /events` and `GET /instances/{id}`). A
+/// service whose image is on another cloudlet only is fetched first (`fetching`). Repeat
 /// the same request to learn the state and to say that the client still uses it: one client token never gets two
 /// instances of one service. After an instance failed or stopped, the same request starts a new one.
 #[utoipa::path(post, path = "/instances", tag = "instances", request_body = Start, responses(
@@ -69,14 +69,13 @@ pub(super) async fn service(State(api): State<Api>, Path(id): Path<String>) -> A
         headers(("Location" = String, description = "Path of the instance"))),
     (status = 200, description = "The client uses this instance already, or now shares it", body = Instance),
     (status = 400, description = "The request is not well formed (`bad-request`)", body = Problem),
-    (status = 404, description = "There is no such service here (`unknown-service`)", body = Problem),
+    (status = 404, description = "There is no such service here, nor can it be fetched (`unknown-service`)", body = Problem),
     (status = 413, description = "The request is too long (`bad-request`)", body = Problem),
     (status = 415, description = "The request is not JSON (`bad-request`)", body = Problem),
-    (status = 500, description = "The image cannot be fetched or run on this host (`unusable-image`), or the images cannot be \
+    (status = 500, description = "The image cannot run on this host (`unusable-image`), or the images cannot be \
         listed (`internal`)", body = Problem),
-    (status = 503, description = "Memory or CPU is short (`insufficient-resources`), the image of the service is being \
-        fetched from another cloudlet (`fetching`), the cloudlet is being emptied (`draining`), or it is shutting \
-        down or its mission has ended (`shutting-down`)", body = Problem),
+    (status = 503, description = "Memory or CPU is short (`insufficient-resources`), the cloudlet is being emptied \
+        (`draining`), or it is shutting down or its mission has ended (`shutting-down`)", body = Problem),
 ))]
 pub(super) async fn start(
     State(api): State<Api>,
@@ -84,23 +83,8 @@ pub(super) async fn start(
     Body(start): Body<Start>,
 ) -> Result<Response, Failure> {
     let token = token(start.client_token)?;
-    let (instance, created) = match api.instances.start(&start.service, token.clone(), start.sharing).await {
-        Err(unknown @ Error::UnknownService { .. }) => match api.fetch_on_demand(&start.service).await {
-            OnDemand::Nobody => return Err(unknown.into()),
-            OnDemand::Fetching(fetch) => return Err(images::on_its_way(&start.service, fetch)),
-            OnDemand::Failed(reason) => {
-                let message = format!(
-                    "there is no service '{}' here, and it cannot be fetched: {reason}",
-                    start.service
-                );
-                return Err(Failure::new(Code::UnusableImage, message));
-            }
-            // It came between the two questions.
-            OnDemand::Here => api.instances.start(&start.service, token, start.sharing).await?,
-        },
-        answer => answer?,
-    };
-    let body = Json(view::instance(&instance, arrival));
+    let (instance, created) = api.instances.start(&start.service, token, start.sharing).await?;
+    let body = Json(api.instance_view(&instance, arrival));
     Ok(match created {
         Created::Yes => {
             let location = format!("{}/instances/{}", super::routes::PREFIX, instance.vm);
@@ -120,7 +104,7 @@ pub(super) async fn instances(
     ConnectInfo(arrival): ConnectInfo<Arrival>,
 ) -> Answer<Vec<Instance>> {
     let instances = api.instances.list().await?;
-    Ok(Json(instances.iter().map(|instance| view::instance(instance, arrival)).collect()))
+    Ok(Json(instances.iter().map(|instance| api.instance_view(instance, arrival)).collect()))
 }
 
 /// Who asks about an instance.
@@ -153,7 +137,7 @@ pub(super) async fn instance(
         return Ok(gone);
     }
     let found = api.instances.get(vm, token).await?;
-    answer(found, &id, arrival).map(IntoResponse::into_response)
+    api.answer(found, &id, arrival).map(IntoResponse::into_response)
 }
 
 /// How a client leaves an instance. One of the two must be given.
@@ -192,7 +176,7 @@ pub(super) async fn leave(
             return Err(Failure::new(Code::BadRequest, message));
         }
     };
-    answer(found, &id, arrival)
+    api.answer(found, &id, arrival)
 }
 
 /// This document.
@@ -208,9 +192,14 @@ pub(super) fn vm(id: &str) -> Result<VmId, Failure> {
     id.parse().map_err(|_| Failure::unknown_instance(id))
 }
 
-fn answer(found: Option<lifecycle::Instance>, id: &str, arrival: Arrival) -> Answer<Instance> {
-    match found {
-        Some(instance) => Ok(Json(view::instance(&instance, arrival))),
-        None => Err(Failure::unknown_instance(id)),
+impl Api {
+    fn answer(
+        &self,
+        found: Option<lifecycle::Instance>,
+        id: &str,
+        arrival: Arrival,
+    ) -> Answer<Instance> {
+        let found = found.ok_or_else(|| Failure::unknown_instance(id))?;
+        Ok(Json(self.instance_view(&found, arrival)))
     }
 }

@@ -10,12 +10,13 @@ use futures_util::stream::{self, Stream, StreamExt};
 use handheld::api::{Code, Event, FetchImage, FetchState, FetchedFrom, ImageFetch, Problem};
 use mesh::NodeId;
 use tokio_stream::wrappers::WatchStream;
-use vm_images::{ImageId, ServiceId};
+use vm_images::ImageId;
 
-use super::Api;
+use super::{Api, Arrival};
 use super::extract::Body;
 use super::problem::Failure;
 use crate::exchange::{self, Exchange, FindError, Phase, Progress};
+use crate::lifecycle::{self, Instance};
 
 /// Below [`super::routes::PREFIX`]; what the gate looks for.
 pub(super) const FETCHES: &str = "/images/fetches";
@@ -135,18 +136,15 @@ impl Api {
         }
     }
 
-    /// A service that is not here was asked for: has it fetched, if that may be done and somebody has it.
-    pub(super) async fn fetch_on_demand(&self, service: &ServiceId) -> OnDemand {
-        let Some(exchange) = &self.exchange else { return OnDemand::Nobody };
-        let progress = match exchange.fetch_on_demand(service).await {
-            Ok(Some(progress)) => progress.borrow().clone(),
-            Ok(None) | Err(_) => return OnDemand::Nobody,
-        };
-        match &progress.phase {
-            Phase::Done => OnDemand::Here,
-            Phase::Failed(reason) => OnDemand::Failed(reason.clone()),
-            _ => OnDemand::Fetching(self.fetch_view(&progress)),
-        }
+    /// An instance as a client on this connection sees it.
+    pub(super) fn instance_view(&self, instance: &Instance, arrival: Arrival) -> handheld::api::Instance {
+        let waits = instance.phase == lifecycle::Phase::Fetching;
+        let fetch = self.exchange.as_ref().filter(|_| waits).and_then(|exchange| {
+            let all = exchange.all();
+            let all = all.borrow();
+            all.iter().find(|one| one.image == instance.service.image).map(|one| self.fetch_view(one))
+        });
+        super::view::instance(instance, arrival, fetch)
     }
 
     /// A fetch in the API's words.
@@ -214,18 +212,6 @@ impl Api {
     }
 }
 
-/// What came of a service that is not here.
-pub(super) enum OnDemand {
-    /// Nobody in reach has it, or it is not to be fetched.
-    Nobody,
-    /// It is on its way.
-    Fetching(ImageFetch),
-    /// It has come.
-    Here,
-    /// It could not be fetched, for this reason.
-    Failed(String),
-}
-
 impl From<FindError> for Failure {
     fn from(error: FindError) -> Self {
         let code = match &error {
@@ -241,15 +227,4 @@ impl From<exchange::Error> for Failure {
     fn from(error: exchange::Error) -> Self {
         Self::new(Code::ShuttingDown, error.to_string())
     }
-}
-
-/// The failure that tells a client of a service on its way.
-pub(super) fn on_its_way(service: &ServiceId, fetch: ImageFetch) -> Failure {
-    let share = fetch.here_bytes.saturating_mul(100).checked_div(fetch.total_bytes).unwrap_or(0);
-    let message = format!(
-        "'{service}' is not here yet: its image is being fetched from other cloudlets ({share} %); ask again"
-    );
-    let mut failure = Failure::new(Code::Fetching, message);
-    failure.problem.fetching = Some(Box::new(fetch));
-    failure
 }

@@ -28,12 +28,12 @@ impl Failure {
             Code::NoMission | Code::NotReady => StatusCode::CONFLICT,
             Code::TooManyTunnels => StatusCode::TOO_MANY_REQUESTS,
             Code::Unreachable => StatusCode::BAD_GATEWAY,
-            Code::Fetching | Code::InsufficientResources | Code::ShuttingDown | Code::Draining => {
+            Code::InsufficientResources | Code::ShuttingDown | Code::Draining => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Code::UnusableImage | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self { status, problem: Problem { code, message: message.into(), missing: None, fetching: None } }
+        Self { status, problem: Problem { code, message: message.into(), missing: None } }
     }
 
     pub(super) fn with_status(mut self, status: StatusCode) -> Self {

@@ -7,8 +7,12 @@ use crate::instances::Offer;
 use crate::lifecycle::{Instance, Phase, joinable};
 use crate::standing::Standing;
 
-/// An instance as a client on this connection sees it.
-pub(super) fn instance(instance: &Instance, arrival: Arrival) -> api::Instance {
+/// An instance as a client on this connection sees it; `fetching`: how far its image is, if that is on its way.
+pub(super) fn instance(
+    instance: &Instance,
+    arrival: Arrival,
+    fetching: Option<api::ImageFetch>,
+) -> api::Instance {
     let ready = matches!(instance.phase, Phase::Ready { .. });
     api::Instance {
         id: instance.vm.0,
@@ -22,6 +26,7 @@ pub(super) fn instance(instance: &Instance, arrival: Arrival) -> api::Instance {
         requested_unix_ms: instance.requested_unix_ms,
         ready_after_ms: instance.ready_after_ms,
         reason: instance.reason.clone(),
+        fetching: fetching.map(Box::new),
     }
 }
 

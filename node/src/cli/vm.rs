@@ -3,8 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use handheld::Access;
-use handheld::Client;
+use handheld::{Access, Client, Fetched};
 use handheld::api::{Instance, Sharing, Start, State};
 use serde_json::json;
 use uuid::Uuid;
@@ -97,7 +96,7 @@ async fn list(client: &Client, output: Output) -> Result<(), Failure> {
                 vec![
                     instance.id.to_string(),
                     instance.service.to_string(),
-                    word(instance.state).to_owned(),
+                    state(instance),
                     instance.users.to_string(),
                     instance.address.map_or_else(|| "-".to_owned(), |address| address.to_string()),
                     instance.ready_after_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms")),
@@ -113,6 +112,11 @@ async fn start(client: &Client, start: Start, limit: Duration, output: Output) -
     let progress = output.progress();
     progress.step(format!("starting {}", start.service));
     let asked = client.start(&start).await.map_err(failure)?;
+    if asked.state == State::Fetching {
+        progress.step("waiting until the cloudlet has fetched the image from another one");
+    }
+    let told = |fetched: Fetched| progress.bytes(fetched.here_bytes, fetched.total_bytes);
+    let asked = client.wait_fetched(asked, &start.client_token, limit, &told).await.map_err(failure)?;
     let instance = match asked.state {
         State::Ready => asked,
         _ => {
@@ -143,7 +147,7 @@ fn show(instance: &Instance) -> String {
         ("instance", instance.id.to_string()),
         ("service", instance.service.to_string()),
         ("image", instance.image.clone()),
-        ("state", word(instance.state).to_owned()),
+        ("state", state(instance)),
         ("sharing", if instance.sharing == Sharing::Private { "private" } else { "shared" }.to_owned()),
         ("users", instance.users.to_string()),
     ];
@@ -153,8 +157,18 @@ fn show(instance: &Instance) -> String {
     lines.into_iter().map(|(head, text)| format!("{:<13}{text}\n", format!("{head}:"))).collect()
 }
 
+/// How far it is; of one whose image comes from elsewhere also how much of that.
+fn state(instance: &Instance) -> String {
+    let word = word(instance.state);
+    match &instance.fetching {
+        Some(fetch) => format!("{word} ({})", Fetched::of(fetch)),
+        None => word.to_owned(),
+    }
+}
+
 fn word(state: State) -> &'static str {
     match state {
+        State::Fetching => "fetching",
         State::Starting => "starting",
         State::Ready => "ready",
         State::Stopping => "stopping",

@@ -65,7 +65,7 @@ pub struct Config {
     pub profile: Profile,
     /// A fetch that nothing comes in for ends after this long; what it has stays.
     pub patience: Duration,
-    /// Whether [`Exchange::fetch_on_demand`] fetches anything.
+    /// Whether [`Exchange::on_demand`] has anything fetched.
     pub on_demand: bool,
     /// How a plan decides.
     pub plan: mesh::exchange::plan::Config,
@@ -117,6 +117,8 @@ struct Wanted {
     image: ImageId,
     from: Option<NodeId>,
     why: Why,
+    /// Whether it is wanted also when nobody follows it any more.
+    lasting: bool,
 }
 
 /// Why an image is fetched: people go before the profile.
@@ -124,7 +126,7 @@ struct Wanted {
 enum Why {
     /// An operator wants it.
     Asked,
-    /// A handheld wants its service.
+    /// An instance waits for it.
     Demanded,
     /// It was begun earlier.
     Resumed,
@@ -182,21 +184,19 @@ impl Exchange {
         image: ImageId,
         from: Option<NodeId>,
     ) -> Result<watch::Receiver<Progress>, Error> {
-        self.ask_for(Wanted { image, from, why: Why::Asked }).await
+        self.ask_for(Wanted { image, from, why: Why::Asked, lasting: true }).await
     }
 
-    /// The same for a handheld that asks for a service which is not here: the image of it that most members hold;
-    /// `None` if nobody does, or if nothing is to be fetched on demand. One that failed a moment ago is not tried again at once, and its failure is the answer.
-    pub async fn fetch_on_demand(
-        &self,
-        service: &ServiceId,
-    ) -> Result<Option<watch::Receiver<Progress>>, Error> {
-        if !self.shared.config.on_demand {
-            return Ok(None);
-        }
-        let members = self.shared.peers.members();
-        let Some(image) = policy::most_held(service, &members) else { return Ok(None) };
-        self.ask_for(Wanted { image, from: None, why: Why::Demanded }).await.map(Some)
+    /// The image to fetch for a handheld that asks for a service which is not here: the one that most members hold;
+    /// `None` if nobody does, or if nothing is to be fetched on demand.
+    pub fn on_demand(&self, service: &ServiceId) -> Option<ImageId> {
+        self.shared.config.on_demand.then(|| policy::most_held(service, &self.shared.peers.members())).flatten()
+    }
+
+    /// As [`Exchange::fetch`], for somebody who waits: once every receiver is gone, and nobody else wants the image, the
+    /// fetch ends. One that failed a moment ago is not tried again at once, and its failure is the answer.
+    pub async fn fetch_while_wanted(&self, image: ImageId) -> Result<watch::Receiver<Progress>, Error> {
+        self.ask_for(Wanted { image, from: None, why: Why::Demanded, lasting: false }).await
     }
 
     async fn ask_for(&self, wanted: Wanted) -> Result<watch::Receiver<Progress>, Error> {

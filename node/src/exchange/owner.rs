@@ -67,7 +67,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut inbox: mpsc::Receiver<Ask>, sto
                 None => break,
             },
             _ = looks.tick() => owner.look().await,
-            _ = tells.tick(), if owner.running.is_some() => {}
+            _ = tells.tick(), if owner.running.is_some() => owner.leave(),
         }
         owner.show();
     }
@@ -117,13 +117,20 @@ impl Owner {
     }
 
     /// Puts a fetch in the queue: what people ask for before the rest. One that is there already is joined.
-    fn enqueue(&mut self, wanted: Wanted) -> watch::Receiver<Progress> {
-        if let Some(active) = self.running.as_ref().filter(|active| active.wanted.image == wanted.image) {
+    fn enqueue(&mut self, mut wanted: Wanted) -> watch::Receiver<Progress> {
+        // One that nobody waited for any more is about to end.
+        let goes_on = |active: &&mut Active| active.wanted.lasting || !active.cancel.is_cancelled();
+        let same = self.running.as_mut().filter(|active| active.wanted.image == wanted.image);
+        if let Some(active) = same.filter(goes_on) {
+            active.wanted.lasting |= wanted.lasting;
             return active.progress.subscribe();
         }
         let queued = self.queue.iter().position(|(other, _)| other.image == wanted.image);
         let progress = match queued.and_then(|at| self.queue.remove(at)) {
-            Some((_, progress)) => progress,
+            Some((before, progress)) => {
+                wanted.lasting |= before.lasting;
+                progress
+            }
             None => watch::Sender::new(Progress::queued(wanted.image)),
         };
         let receiver = progress.subscribe();
@@ -139,6 +146,17 @@ impl Owner {
         }
         self.queue.insert(at, (wanted, progress));
         receiver
+    }
+
+    /// Ends what was fetched for somebody who waits no more.
+    fn leave(&mut self) {
+        let is_left = |wanted: &Wanted, progress: &watch::Sender<Progress>| {
+            !wanted.lasting && progress.receiver_count() == 0
+        };
+        if let Some(active) = self.running.as_ref().filter(|active| is_left(&active.wanted, &active.progress)) {
+            active.cancel.cancel();
+        }
+        self.queue.retain(|(wanted, progress)| !is_left(wanted, progress));
     }
 
     fn cancel(&mut self, image: ImageId) -> bool {
@@ -223,7 +241,7 @@ impl Owner {
         match found.await {
             Ok(Ok(found)) => {
                 for image in found {
-                    drop(self.enqueue(Wanted { image, from: None, why: Why::Resumed }));
+                    drop(self.enqueue(Wanted { image, from: None, why: Why::Resumed, lasting: true }));
                 }
             }
             Ok(Err(error)) => tracing::error!(%error, "cannot look for images that were being fetched"),
@@ -241,7 +259,7 @@ impl Owner {
         let held = |image: &ImageId| members.values().any(|held| held.holds(*image));
         if let Some(image) = self.unfinished.iter().copied().find(held) {
             self.unfinished.remove(&image);
-            drop(self.enqueue(Wanted { image, from: None, why: Why::Resumed }));
+            drop(self.enqueue(Wanted { image, from: None, why: Why::Resumed, lasting: true }));
             return;
         }
         let profile = &self.shared.config.profile;
@@ -263,7 +281,7 @@ impl Owner {
         for (service, decision) in decided {
             if let Decision::Fetch(image) = decision {
                 tracing::info!(%service, image = image.short(), "the mission wants this service on every node; fetching it");
-                drop(self.enqueue(Wanted { image, from: None, why: Why::Profile }));
+                drop(self.enqueue(Wanted { image, from: None, why: Why::Profile, lasting: true }));
                 return;
             }
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use migration::VmId;
 use migration::hypervisor::{CloneSpec, Host, TOPOLOGY, check_compatible};
-use vm_images::{Image, ImageId, Kind, Role, Store, qcow2};
+use vm_images::{Image, ImageId, Kind, Manifest, Role, Store, qcow2};
 
 use crate::lifecycle::{Claim, Service};
 
@@ -36,6 +36,10 @@ pub trait Images: Send + Sync {
     /// Systems of all images, base images included, as `ID-VERSION_ID` of os-release.
     fn guest_systems(&self) -> Result<BTreeSet<String>, Error>;
 
+    /// The service in an image that is here, or whose fetching has begun; `None` if nothing of it is here, or if it holds
+    /// no service.
+    fn describe(&self, image: ImageId) -> Result<Option<Offer>, Error>;
+
     /// Makes sure that an image is intact and lays a writable disk over it in `directory`, which exists and is empty.
     ///
     /// On error the directory may hold rubbish that the caller removes.
@@ -54,16 +58,16 @@ impl StoreImages {
         Self { store, host }
     }
 
-    fn offer(&self, image: &Image) -> Option<Offer> {
-        let service = image.manifest.service.as_ref().filter(|_| image.manifest.kind == Kind::Service)?;
-        let core = service_of(image)?;
-        let incompatible = check_compatible(&image.manifest.hardware, &self.host, TOPOLOGY).err();
+    fn offer(&self, id: ImageId, manifest: &Manifest) -> Option<Offer> {
+        let service = manifest.service.as_ref().filter(|_| manifest.kind == Kind::Service)?;
+        let core = service_in(id, manifest)?;
+        let incompatible = check_compatible(&manifest.hardware, &self.host, TOPOLOGY).err();
         Some(Offer {
             service: Arc::new(core),
             version: service.version.clone(),
             description: service.description.clone(),
-            guest_system: system(image),
-            unusable: incompatible.map(|why| format!("the image {} cannot run here: {why}", image.label())),
+            guest_system: system(manifest),
+            unusable: incompatible.map(|why| format!("the image {} cannot run here: {why}", manifest.label(id))),
         })
     }
 }
@@ -82,7 +86,7 @@ impl Images for StoreImages {
                     continue;
                 }
             };
-            let Some(offer) = self.offer(&image) else { continue };
+            let Some(offer) = self.offer(id, &image.manifest) else { continue };
             let rank = (offer.unusable.is_none(), image.manifest.created_unix_s, id);
             let service = offer.service.id.clone();
             if best.get(&service).is_none_or(|(other, _)| *other < rank) {
@@ -96,7 +100,17 @@ impl Images for StoreImages {
         let names = self.store.names().map_err(|error| Arc::new(error) as Error)?;
         // One that cannot be read was said to be so when services were listed.
         let images = names.into_values().filter_map(|id| self.store.get(id).ok());
-        Ok(images.map(|image| system(&image)).collect())
+        Ok(images.map(|image| system(&image.manifest)).collect())
+    }
+
+    fn describe(&self, image: ImageId) -> Result<Option<Offer>, Error> {
+        if self.store.contains(image) {
+            let image = self.store.get(image).map_err(|error| Arc::new(error) as Error)?;
+            return Ok(self.offer(image.id, &image.manifest));
+        }
+        let Some((manifest, _)) = self.store.begun(image) else { return Ok(None) };
+        let manifest = Manifest::parse(&manifest).map_err(|error| Arc::new(error) as Error)?;
+        Ok(self.offer(image, &manifest))
     }
 
     fn prepare(&self, image: ImageId, vm: VmId, directory: &Path) -> Result<CloneSpec, Error> {
@@ -119,10 +133,14 @@ impl Images for StoreImages {
 
 /// What the core needs to know of the service in an image, if there is one.
 pub(crate) fn service_of(image: &Image) -> Option<Service> {
-    let service = image.manifest.service.as_ref().filter(|_| image.manifest.kind == Kind::Service)?;
+    service_in(image.id, &image.manifest)
+}
+
+fn service_in(image: ImageId, manifest: &Manifest) -> Option<Service> {
+    let service = manifest.service.as_ref().filter(|_| manifest.kind == Kind::Service)?;
     Some(Service {
         id: service.id.clone(),
-        image: image.id,
+        image,
         guest_port: service.port,
         health_path: service.health_path.clone(),
         needs: Claim { memory_bytes: service.needs_memory_bytes, cpu_millis: service.needs_cpu_millis },
@@ -130,6 +148,6 @@ pub(crate) fn service_of(image: &Image) -> Option<Service> {
     })
 }
 
-fn system(image: &Image) -> String {
-    format!("{}-{}", image.manifest.guest_os.id, image.manifest.guest_os.version)
+fn system(manifest: &Manifest) -> String {
+    format!("{}-{}", manifest.guest_os.id, manifest.guest_os.version)
 }

@@ -21,13 +21,15 @@ use std::time::Duration;
 
 use handheld::api::{Load, Sharing};
 use migration::{Hypervisor, VmId};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{SetOnce, broadcast, mpsc, oneshot};
 use vm_images::ServiceId;
 
-use crate::lifecycle::{Claim, Created, Instance, Keep, Limits, Refused, Request, Saved, Service, Token};
+use crate::exchange::Exchange;
+use crate::lifecycle::{Claim, Created, Image, Instance, Keep, Limits, Refused, Request, Saved, Service, Token};
 
 mod catalogue;
 pub(crate) mod clock;
+mod fetching;
 pub mod health;
 pub mod host;
 pub mod images;
@@ -79,12 +81,14 @@ pub struct Instances {
     asks: mpsc::Sender<Ask>,
     catalogue: Catalogue,
     meter: Arc<dyn Meter>,
+    /// Where images come from that are not here; set once the mesh has begun, which itself needs this handle.
+    exchange: Arc<SetOnce<Option<Exchange>>>,
 }
 
 /// Why an instance was not started; nothing has changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No image of that service is in the store.
+    /// No image of that service is in the store, nor can one be fetched.
     #[error("there is no service '{service}' here; GET /api/v1/services lists what there is")]
     UnknownService {
         /// What was asked for.
@@ -145,20 +149,34 @@ impl Instances {
         sharing: Sharing,
     ) -> Result<(Instance, Created), Error> {
         let offer = self.catalogue.find(service).await.map_err(Error::Catalogue)?;
-        let Some(offer) = offer else { return Err(Error::UnknownService { service: service.clone() }) };
-        if let Some(why) = offer.unusable {
-            return Err(Error::Unusable(why));
-        }
+        let (service, image, sharing) = match offer {
+            Some(Offer { unusable: Some(why), .. }) => return Err(Error::Unusable(why)),
+            // A service for one user at a time has nothing to share.
+            Some(offer) if offer.service.max_users <= 1 => (offer.service, Image::Here, Sharing::Private),
+            Some(offer) => (offer.service, Image::Here, sharing),
+            None => {
+                let image = self.exchange.get().and_then(Option::as_ref).and_then(|it| it.on_demand(service));
+                let image = image.ok_or_else(|| Error::UnknownService { service: service.clone() })?;
+                (Arc::new(Service::elsewhere(service.clone(), image)), Image::Elsewhere, sharing)
+            }
+        };
         let request = Request {
             vm: VmId(uuid::Uuid::new_v4()),
             token,
-            // A service for one user at a time has nothing to share.
-            sharing: if offer.service.max_users > 1 { sharing } else { Sharing::Private },
-            service: offer.service,
+            sharing,
+            service,
+            image,
             unix_ms: clock::unix_ms(),
             memory_available_bytes: self.meter.memory().available_bytes,
         };
         self.ask(|reply| Ask::Start(request, reply)).await?.map_err(Error::Refused)
+    }
+
+    /// From now on images come from there; `None`: from nowhere. To be said once; until then fetches wait.
+    pub(crate) fn fetch_from(&self, exchange: Option<Exchange>) {
+        if self.exchange.set(exchange).is_err() {
+            tracing::error!("where images come from was said twice; the first word holds");
+        }
     }
 
     /// One instance. With a token also says that this client still uses it.

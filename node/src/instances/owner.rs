@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use handheld::api::Load;
 use migration::VmId;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{SetOnce, broadcast, mpsc, oneshot};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::clock::{self, Clock};
 use super::journal::Writer;
-use super::{Ask, CHANGES, Moving, Settings, Subscription, Tools, tasks};
+use super::{Ask, CHANGES, Moving, Settings, Subscription, Tools, fetching, tasks};
+use crate::exchange::Exchange;
 use crate::lifecycle::{Core, Created, Effect, Input, Instance, Keep, Phase, Refused, Request};
 
 /// Time between two looks at what runs and how busy the host is. A dead VM is noticed this late at worst; guess.
@@ -24,6 +25,9 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
 /// How often the wall clock is compared with the end of the mission: it may be set at any time. Guess.
 const MISSION_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Words of children that may wait. Each fetch says one; more wait a moment. A guess that is never reached.
+const WORDS: usize = 16;
+
 /// Owns the core and everything that happens to it.
 pub(super) struct Owner {
     core: Core,
@@ -33,6 +37,9 @@ pub(super) struct Owner {
     journal: Writer,
     changes: broadcast::Sender<Arc<Instance>>,
     children: JoinSet<Option<Input>>,
+    /// What children say before their end.
+    words: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
+    exchange: Arc<SetOnce<Option<Exchange>>>,
     /// What the core is told when a child panics.
     last_words: HashMap<Id, Option<Input>>,
     cancels: BTreeMap<VmId, CancellationToken>,
@@ -49,7 +56,14 @@ struct Stopping {
 }
 
 impl Owner {
-    pub(super) fn new(core: Core, clock: Clock, settings: Settings, tools: Tools, journal: Writer) -> Self {
+    pub(super) fn new(
+        core: Core,
+        clock: Clock,
+        settings: Settings,
+        tools: Tools,
+        journal: Writer,
+        exchange: Arc<SetOnce<Option<Exchange>>>,
+    ) -> Self {
         let now = Instant::now();
         Self {
             core,
@@ -59,6 +73,8 @@ impl Owner {
             journal,
             changes: broadcast::channel(CHANGES).0,
             children: JoinSet::new(),
+            words: mpsc::channel(WORDS),
+            exchange,
             last_words: HashMap::new(),
             cancels: BTreeMap::new(),
             cpu_used_millis: 0,
@@ -75,6 +91,7 @@ impl Owner {
             let wakeup = self.core.next_wakeup().map(|at| self.clock.instant(at));
             let give_up = self.stopping.as_ref().map(|stopping| stopping.give_up);
             tokio::select! { biased;
+                Some(said) = self.words.1.recv() => self.step(said).await,
                 Some(ended) = self.children.join_next_with_id() => self.child_ended(ended).await,
                 () = until(wakeup) => self.step(Input::Tick).await,
                 () = until(self.next_look) => self.look(),
@@ -306,6 +323,12 @@ impl Owner {
                     let _ = self.changes.send(Arc::from(instance));
                 }
                 Effect::CancelStart { vm } => self.cancel(vm).cancel(),
+                Effect::Fetch { vm, service } => {
+                    let failed = Input::VmFailed { vm, reason: PANIC.to_owned() };
+                    let (exchange, said) = (self.exchange.clone(), self.words.0.clone());
+                    let (tools, cancel) = (self.tools.clone(), self.cancel(vm));
+                    self.spawn(failed, fetching::fetch(tools, exchange, vm, service, said, cancel));
+                }
                 Effect::StartVm { vm, service } => {
                     let recorded = self.journal.flushed().await;
                     let (all, bind) = (self.settings.directory.clone(), self.settings.bind);

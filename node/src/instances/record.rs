@@ -86,6 +86,7 @@ enum PhaseV1 {
     StoppingToFailed,
     Stopped,
     Failed,
+    Fetching,
 }
 
 fn config() -> impl bincode::config::Config {
@@ -148,6 +149,7 @@ impl From<&Instance> for V1 {
             owner: instance.owner.as_str().to_owned(),
             users: instance.users.keys().map(|token| token.as_str().to_owned()).collect(),
             phase: match instance.phase {
+                Phase::Fetching => PhaseV1::Fetching,
                 Phase::Waking { .. } | Phase::Checking { .. } => PhaseV1::Starting,
                 Phase::Ready { .. } => PhaseV1::Ready,
                 Phase::Stopping { outcome: Outcome::Stopped, .. } => PhaseV1::StoppingToStopped,
@@ -183,6 +185,7 @@ impl V1 {
             owner: token(self.owner)?,
             users: self.users.into_iter().map(token).collect::<Result<_, _>>()?,
             phase: match self.phase {
+                PhaseV1::Fetching => SavedPhase::Fetching,
                 PhaseV1::Starting => SavedPhase::Starting,
                 PhaseV1::Ready => SavedPhase::Ready,
                 PhaseV1::StoppingToStopped => SavedPhase::Stopping(Outcome::Stopped),
@@ -210,6 +213,15 @@ mod tests {
         assert_eq!(saved.users, instance().users.into_keys().collect());
         assert_eq!((saved.phase, saved.address), (SavedPhase::Ready, instance().address));
         assert_eq!((saved.vm, saved.ready_after_ms), (instance().vm, Some(432)));
+    }
+
+    #[test]
+    fn what_is_known_of_an_image_on_its_way_is_kept() {
+        let service = instance().service;
+        let service = std::sync::Arc::new(Service::elsewhere(service.id.clone(), service.image));
+        let waiting = Instance { phase: Phase::Fetching, service, address: None, ..instance() };
+        let saved = decode(&encode(&waiting).unwrap()).unwrap();
+        assert_eq!((saved.phase, &saved.service), (SavedPhase::Fetching, &*waiting.service));
     }
 
     #[test]

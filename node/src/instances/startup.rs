@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use migration::VmId;
 use migration::hypervisor::{Error as HypervisorError, Hypervisor};
-use tokio::sync::mpsc;
+use tokio::sync::{SetOnce, mpsc};
 use tokio::task::JoinHandle;
 
 use super::clock::Clock;
@@ -103,13 +104,15 @@ pub async fn start_after(
         core.hold(vm);
     }
 
+    let exchange = Arc::new(SetOnce::new());
     let (sender, receiver) = mpsc::channel(ASKS);
     let instances = Instances {
         asks: sender,
         catalogue: Catalogue::new(tools.images.clone()),
         meter: tools.meter.clone(),
+        exchange: exchange.clone(),
     };
-    let owner = Owner::new(core, clock, settings, tools, writer);
+    let owner = Owner::new(core, clock, settings, tools, writer, exchange);
     Ok((instances, Running(tokio::spawn(owner.run(effects, receiver)))))
 }
 

@@ -21,7 +21,7 @@ use crate::reach;
 const AGENT_PAUSE: Duration = Duration::from_millis(10);
 
 /// Runs something that blocks; a panic in it becomes text.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {
     match tokio::task::spawn_blocking(work).await {

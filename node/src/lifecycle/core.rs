@@ -7,13 +7,16 @@ use std::time::Duration;
 use handheld::api::Sharing;
 use migration::VmId;
 
-use super::message::{Closed, Created, Effect, Input, Keep, Patience, Refused, Request, Seen, Started};
+use super::message::{
+    Closed, Created, Effect, Image, Input, Keep, Patience, Refused, Request, Seen, Started,
+};
 use super::{
     CHECK_INTERVAL, CHECKS_FAILED_MAX, Claim, Free, Instance, Limits, Outcome, Phase, START_GRACE, StopStep,
     Token,
 };
 
 mod ending;
+mod fetching;
 mod moving;
 mod timers;
 
@@ -54,6 +57,9 @@ impl Core {
                     out.push(Effect::CheckHealth { vm, address, path, patience: Patience::Until(limit) });
                 }
                 (Phase::Stopping { .. }, _) => out.push(Effect::StopVm { vm }),
+                (Phase::Fetching, _) => {
+                    out.push(Effect::Fetch { vm, service: instance.service.clone() });
+                }
                 _ => {}
             }
             self.instances.insert(vm, instance);
@@ -155,6 +161,12 @@ impl Core {
     /// Takes in what happened. Inputs about instances that are past it are ignored: answers may come late.
     pub fn step(&mut self, now: Duration, input: Input, out: &mut Vec<Effect>) {
         match input {
+            Input::Described { vm, service, memory_available_bytes } => {
+                self.described(vm, service, memory_available_bytes, out);
+            }
+            Input::Fetched { vm, service, memory_available_bytes } => {
+                self.fetched(now, vm, service, memory_available_bytes, out);
+            }
             Input::VmStarted { vm, address } => self.vm_started(now, vm, address, out),
             Input::VmFailed { vm, reason } => self.vm_failed(vm, reason, out),
             Input::ClockSet { vm } => self.progress(now, vm, |clock_set, _| *clock_set = true, out),
@@ -203,25 +215,33 @@ impl Core {
     fn create(&mut self, now: Duration, request: Request, out: &mut Vec<Effect>) -> VmId {
         let vm = request.vm;
         let service = request.service;
+        let (phase, effect) = match request.image {
+            Image::Here => (self.waking(now), Effect::StartVm { vm, service: service.clone() }),
+            Image::Elsewhere => (Phase::Fetching, Effect::Fetch { vm, service: service.clone() }),
+        };
         let instance = Instance {
             vm,
-            service: service.clone(),
+            service,
             sharing: request.sharing,
             owner: request.token.clone(),
             users: BTreeMap::from([(request.token, now)]),
             idle_since: None,
-            phase: Phase::Waking { deadline: now.saturating_add(self.limits.start_limit) },
+            phase,
             address: None,
             requested_unix_ms: request.unix_ms,
-            requested_at: Some(now),
+            begun_at: Some(now),
             ready_after_ms: None,
             reason: None,
             backed_bytes: 0,
         };
         self.instances.insert(vm, instance);
         self.changed(vm, out);
-        out.push(Effect::StartVm { vm, service });
+        out.push(effect);
         vm
+    }
+
+    fn waking(&self, now: Duration) -> Phase {
+        Phase::Waking { deadline: now.saturating_add(self.limits.start_limit) }
     }
 
     fn vm_started(&mut self, now: Duration, vm: VmId, address: SocketAddr, out: &mut Vec<Effect>) {
@@ -247,7 +267,9 @@ impl Core {
 
     fn vm_failed(&mut self, vm: VmId, reason: String, out: &mut Vec<Effect>) {
         match self.instances.get(&vm).map(|instance| &instance.phase) {
-            Some(Phase::Waking { .. }) => self.stop_vm(vm, Outcome::Failed, reason, StopStep::Called, out),
+            Some(Phase::Fetching | Phase::Waking { .. }) => {
+                self.stop_vm(vm, Outcome::Failed, reason, StopStep::Called, out);
+            }
             Some(Phase::Stopping { step: StopStep::AwaitStart, .. }) => self.call_stop(vm, out),
             _ => {}
         }
@@ -305,8 +327,8 @@ impl Core {
         }
         let (running_since, next_check) = (*running_since, Some(now.saturating_add(CHECK_INTERVAL)));
         instance.phase = Phase::Ready { running_since, next_check, failed_checks: 0 };
-        if let Some(requested_at) = instance.requested_at {
-            let took = now.saturating_sub(requested_at).as_millis();
+        if let Some(begun_at) = instance.begun_at {
+            let took = now.saturating_sub(begun_at).as_millis();
             instance.ready_after_ms = Some(u64::try_from(took).unwrap_or(u64::MAX));
         }
         if instance.users.is_empty() {

@@ -53,6 +53,14 @@ pub struct Service {
     pub max_users: u32,
 }
 
+impl Service {
+    /// What is known of a service whose image is elsewhere: its name. What it needs is known once the image's manifest is
+    /// here; until then nobody joins.
+    pub fn elsewhere(id: ServiceId, image: ImageId) -> Self {
+        Self { id, image, guest_port: 0, health_path: String::new(), needs: Claim::default(), max_users: 1 }
+    }
+}
+
 /// One instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
@@ -74,9 +82,9 @@ pub struct Instance {
     pub address: Option<SocketAddr>,
     /// When it was asked for, by the wall clock, milliseconds since 1970.
     pub requested_unix_ms: u64,
-    /// When it was asked for; `None` after a restart of the daemon.
-    pub requested_at: Option<Duration>,
-    /// From the request until the service answered, milliseconds.
+    /// When its start began: when it was asked for, or when its image had come. `None` after a restart of the daemon.
+    pub begun_at: Option<Duration>,
+    /// From then until the service answered, milliseconds.
     pub ready_after_ms: Option<u64>,
     /// Why it is being stopped or has ended, for people.
     pub reason: Option<String>,
@@ -87,6 +95,8 @@ pub struct Instance {
 /// How far an instance is. Each phase owns the deadlines that only make sense in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
+    /// `Fetch` is outstanding: its image comes from another cloudlet.
+    Fetching,
     /// `StartVm` is outstanding.
     Waking {
         /// When the start has failed.
@@ -140,7 +150,7 @@ pub enum Outcome {
 /// How far the stopping of an instance is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopStep {
-    /// `StartVm` is still outstanding: stopping a VM that a moment later is created would leave it running.
+    /// `Fetch` or `StartVm` is still outstanding: stopping a VM that a moment later is created would leave it running.
     AwaitStart,
     /// `StopVm` is outstanding.
     Called,
@@ -151,10 +161,13 @@ pub enum StopStep {
 impl Instance {
     /// Whether clients may use it, now or soon.
     pub fn is_live(&self) -> bool {
-        matches!(self.phase, Phase::Waking { .. } | Phase::Checking { .. } | Phase::Ready { .. })
+        matches!(
+            self.phase,
+            Phase::Fetching | Phase::Waking { .. } | Phase::Checking { .. } | Phase::Ready { .. }
+        )
     }
 
-    /// Whether its VM may exist, so that it counts against the limits.
+    /// Whether its VM exists, may exist or will soon, so that it counts against the limits.
     pub fn holds_claim(&self) -> bool {
         !matches!(self.phase, Phase::Ended { .. })
     }
@@ -162,6 +175,7 @@ impl Instance {
     /// What clients are told about how far it is.
     pub fn state(&self) -> State {
         match self.phase {
+            Phase::Fetching => State::Fetching,
             Phase::Waking { .. } | Phase::Checking { .. } => State::Starting,
             Phase::Ready { .. } => State::Ready,
             Phase::Stopping { .. } => State::Stopping,

@@ -19,12 +19,23 @@ pub struct Request {
     pub token: Token,
     /// For what.
     pub service: Arc<Service>,
+    /// Where its image is.
+    pub image: Image,
     /// Whether others may use it too.
     pub sharing: Sharing,
     /// The wall clock, milliseconds since 1970.
     pub unix_ms: u64,
     /// Memory that the host could give to new work now, bytes.
     pub memory_available_bytes: u64,
+}
+
+/// Where the image of a service is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Image {
+    /// In the store of this cloudlet.
+    Here,
+    /// On another cloudlet; see [`Service::elsewhere`].
+    Elsewhere,
 }
 
 /// The answer to a [`Request`].
@@ -91,6 +102,24 @@ pub enum Keep {
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
+    /// The manifest of an image that is being fetched says what its service needs. Said before `Fetched`, or never.
+    Described {
+        /// Which.
+        vm: VmId,
+        /// What will run in it.
+        service: Arc<Service>,
+        /// Memory that the host could give to new work now, bytes.
+        memory_available_bytes: u64,
+    },
+    /// `Fetch` succeeded: the image is here and can be used.
+    Fetched {
+        /// Which.
+        vm: VmId,
+        /// What will run in it.
+        service: Arc<Service>,
+        /// Memory that the host could give to new work now, bytes.
+        memory_available_bytes: u64,
+    },
     /// `StartVm` succeeded: the guest executes and its service's port is forwarded.
     VmStarted {
         /// Which.
@@ -98,7 +127,7 @@ pub enum Input {
         /// Where the service's port is reached.
         address: SocketAddr,
     },
-    /// `StartVm` failed.
+    /// `Fetch` or `StartVm` failed.
     VmFailed {
         /// Which.
         vm: VmId,
@@ -170,6 +199,13 @@ pub struct Seen {
 pub enum Effect {
     /// Write it to disk.
     Persist(Box<Instance>),
+    /// Have an image fetched from other cloudlets.
+    Fetch {
+        /// For which.
+        vm: VmId,
+        /// What is expected in it.
+        service: Arc<Service>,
+    },
     /// Wake a clone up and forward its port.
     StartVm {
         /// Which.
@@ -184,7 +220,7 @@ pub enum Effect {
         /// How long that may take.
         limit: Duration,
     },
-    /// Give an outstanding `StartVm` up as soon as it can be; it is still answered.
+    /// Give an outstanding `Fetch` or `StartVm` up as soon as it can be; it is still answered.
     CancelStart {
         /// Which.
         vm: VmId,

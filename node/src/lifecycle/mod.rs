@@ -4,21 +4,22 @@
 //! [`crate::instances`] is the driver that does what the effects say and reports back.
 //!
 //! ```text
-//!   start ──► Waking ──VmStarted──► Checking ──HealthOk and ClockSet──► Ready
-//!                │                     ▲  │                              │
-//!                │     adopted after a ┘  │ start limit, VM gone,        │ last release, idle, mission end,
-//!                │     restart            │ release, force               │ force, VM gone, no health
-//!                └───────────┬────────────┴──────────────┬───────────────┘
-//!                            ▼                           │
-//!        Stopping (waits for an outstanding StartVm) ◄───┘ ──VmStopped──► Ended (Stopped or Failed) ──► forgotten
+//!   start, image elsewhere ──► Fetching ──Fetched──┐
+//!                                 │                ▼
+//!   start, image here ────────────│────────────► Waking ──VmStarted──► Checking ──HealthOk and ClockSet──► Ready
+//!                                 │                │        adopted after ▲ │                              │
+//!         no room, release, force,│                │        a restart ────┘ │ start limit, VM gone,        │ last release, idle,
+//!         nobody has it           │                │                        │ release, force               │ mission end, force,
+//!                                 ▼                ▼                        ▼                              ▼ VM gone, no health
+//!        Stopping (waits for an outstanding Fetch or StartVm) ──VmStopped──► Ended (Stopped or Failed) ──► forgotten
 //! ```
 //!
 //! What the driver owes:
 //! * [`Effect::Persist`] is on disk before an [`Effect::StartVm`] that follows it is begun: a daemon that is killed
 //!   never leaves a VM that no record names.
-//! * Each [`Effect::StartVm`] is answered by [`Input::VmStarted`] or [`Input::VmFailed`], each [`Effect::StopVm`] by
-//!   [`Input::VmStopped`] or [`Input::StopFailed`], each [`Effect::SetClock`] and [`Effect::CheckHealth`] by its pair.
-//!   Late is fine, never is not.
+//! * Each [`Effect::Fetch`] is answered by [`Input::Fetched`] or [`Input::VmFailed`], each [`Effect::StartVm`] by
+//!   [`Input::VmStarted`] or [`Input::VmFailed`], each [`Effect::StopVm`] by [`Input::VmStopped`] or
+//!   [`Input::StopFailed`], each [`Effect::SetClock`] and [`Effect::CheckHealth`] by its pair. Late is fine, never is not.
 //! * A [`Input::Tick`] soon after [`Core::next_wakeup`].
 //!
 //! **Invariants** (checked after every input by `tests/lifecycle_model.rs`): claims never exceed the limits; no token
@@ -37,7 +38,7 @@ mod reconcile;
 pub use admission::{Claim, Free, Limits};
 pub use core::Core;
 pub use instance::{BadToken, Instance, Outcome, Phase, Service, StopStep, Token, joinable};
-pub use message::{Closed, Created, Effect, Input, Keep, Patience, Refused, Request, Seen, Started};
+pub use message::{Closed, Created, Effect, Image, Input, Keep, Patience, Refused, Request, Seen, Started};
 pub use reconcile::{Adoptable, Plan, Reading, Saved, SavedPhase, reconcile, standing_still};
 
 /// How long an instance that ended stays visible, so that its clients can read why. Guess: a handheld that lost the
@@ -89,7 +90,7 @@ pub(crate) mod tests {
             phase: Phase::Ready { running_since: Duration::ZERO, next_check: None, failed_checks: 0 },
             address: Some(SocketAddr::from(([10, 0, 0, 1], 40000))),
             requested_unix_ms: 1_700_000_000_000,
-            requested_at: None,
+            begun_at: None,
             ready_after_ms: Some(432),
             reason: None,
             backed_bytes: 0,

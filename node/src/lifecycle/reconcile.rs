@@ -38,6 +38,8 @@ pub struct Saved {
 /// How far an instance was when its record was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SavedPhase {
+    /// Its image was not here yet.
+    Fetching,
     /// Not ready yet.
     Starting,
     /// Ready.
@@ -87,6 +89,7 @@ pub struct Plan {
 /// Decides about everything that was found.
 ///
 /// * ready and running: in use again with port, users and tokens as before, once its service answers again
+/// * its image was on its way: goes on
 /// * half made, or being stopped: stopped
 /// * ready but not running: failed, "lost"
 /// * VM or directory without record: stopped and removed
@@ -128,7 +131,7 @@ pub fn standing_still(now: Duration, saved: &Saved) -> Instance {
         phase: Phase::Ready { running_since: now, next_check: None, failed_checks: 0 },
         address: saved.address,
         requested_unix_ms: saved.requested_unix_ms,
-        requested_at: None,
+        begun_at: None,
         ready_after_ms: saved.ready_after_ms,
         reason: None,
         backed_bytes: 0,
@@ -137,7 +140,7 @@ pub fn standing_still(now: Duration, saved: &Saved) -> Instance {
 
 fn revive(now: Duration, limits: &Limits, saved: &Saved, running: Option<&Adoptable>) -> Instance {
     let (phase, reason) = fate(now, limits, saved, running);
-    let live = matches!(phase, Phase::Checking { .. });
+    let live = matches!(phase, Phase::Fetching | Phase::Checking { .. });
     Instance {
         vm: saved.vm,
         service: Arc::new(saved.service.clone()),
@@ -152,7 +155,7 @@ fn revive(now: Duration, limits: &Limits, saved: &Saved, running: Option<&Adopta
         phase,
         address: saved.address.filter(|_| live),
         requested_unix_ms: saved.requested_unix_ms,
-        requested_at: None,
+        begun_at: None,
         ready_after_ms: saved.ready_after_ms,
         reason: reason.or_else(|| saved.reason.clone()),
         backed_bytes: 0,
@@ -168,6 +171,7 @@ fn fate(
     let stopping = |outcome| Phase::Stopping { outcome, step: StopStep::Called };
     let failed = |reason: &str| (stopping(Outcome::Failed), Some(reason.to_owned()));
     match saved.phase {
+        SavedPhase::Fetching => (Phase::Fetching, None),
         SavedPhase::Starting => failed("the cloudlet was restarted while it started; ask for it again"),
         SavedPhase::Stopping(outcome) => (stopping(outcome), None),
         SavedPhase::Ended(outcome) if running.is_some() => (stopping(outcome), None),
@@ -259,6 +263,7 @@ mod tests {
             record(6, SavedPhase::Ready),
             (vm(7), Reading::Unreadable),
             record(8, SavedPhase::Ready),
+            record(11, SavedPhase::Fetching),
         ]);
         let running = BTreeMap::from([
             (vm(1), runs(true, 80)),
@@ -282,6 +287,8 @@ mod tests {
         let kept = plan.instances.iter().find(|i| i.vm == vm(1)).unwrap();
         assert!(matches!(kept.phase, Phase::Checking { healthy: false, clock_set: true, .. }));
         assert_eq!((kept.address, kept.users.len(), kept.ready_after_ms), (Some(address()), 1, Some(9)));
+        let waiting = plan.instances.iter().find(|i| i.vm == vm(11)).unwrap();
+        assert_eq!((&waiting.phase, waiting.users.len()), (&Phase::Fetching, 1));
         assert!(failing(2).contains("lost"));
         assert!(failing(3).contains("while it started"));
         assert!(failing(4).contains("stood still"));

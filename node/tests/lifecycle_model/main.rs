@@ -13,8 +13,12 @@ use world::{Op, World};
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        8 => (0..5u8, 0..3usize, any::<bool>(), 200..1100u64)
-            .prop_map(|(token, service, private, available)| Op::Start { token, service, private, available }),
+        8 => (0..5u8, 0..3usize, any::<bool>(), any::<bool>(), 200..1100u64).prop_map(
+            |(token, service, private, elsewhere, available)| {
+                Op::Start { token, service, private, elsewhere, available }
+            }
+        ),
+        2 => (0..4usize, 200..1100u64).prop_map(|(which, available)| Op::Describe { which, available }),
         3 => (0..5u8, 0..8usize).prop_map(|(token, instance)| Op::Release { token, instance }),
         1 => (0..5u8, 0..8usize).prop_map(|(token, instance)| Op::Renew { token, instance }),
         1 => (0..8usize).prop_map(|instance| Op::Force { instance }),

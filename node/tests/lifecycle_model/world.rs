@@ -8,7 +8,7 @@ use std::time::Duration;
 use handheld::api::Sharing;
 use migration::VmId;
 use node::lifecycle::{
-    Adoptable, Claim, Core, Created, Effect, Input, Instance, Keep, Limits, Patience, Phase, Reading,
+    Adoptable, Claim, Core, Created, Effect, Image, Input, Instance, Keep, Limits, Patience, Phase, Reading,
     Refused, Request, Saved, SavedPhase, Seen, Service, Token, reconcile,
 };
 
@@ -44,7 +44,8 @@ pub fn token(n: u8) -> Token {
 
 #[derive(Debug, Clone)]
 pub enum Op {
-    Start { token: u8, service: usize, private: bool, available: u64 },
+    Start { token: u8, service: usize, private: bool, elsewhere: bool, available: u64 },
+    Describe { which: usize, available: u64 },
     Release { token: u8, instance: usize },
     Renew { token: u8, instance: usize },
     Force { instance: usize },
@@ -61,10 +62,18 @@ pub enum Op {
 /// An effect that waits for its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Open {
+    Fetch(VmId, usize),
     Start(VmId),
     Clock(VmId),
     Health(VmId, Patience),
     Stop(VmId),
+}
+
+impl Open {
+    /// Whether this must be over before the VM may be stopped.
+    fn is_before_stop(&self, vm: VmId) -> bool {
+        matches!(self, Self::Start(other) | Self::Fetch(other, _) if *other == vm)
+    }
 }
 
 pub struct World {
@@ -110,9 +119,11 @@ impl World {
         let mut out = Vec::new();
         let now = self.now;
         match *op {
-            Op::Start { token: t, service, private, available } => {
-                self.start(t, service, private, available, &mut out)
+            Op::Start { token: t, service, private, elsewhere, available } => {
+                let image = if elsewhere { Image::Elsewhere } else { Image::Here };
+                self.start(t, service, private, image, available, &mut out)
             }
+            Op::Describe { which, available } => self.describe(which, available, &mut out),
             Op::Release { token: t, instance } => {
                 if let Some(vm) = self.pick(instance) {
                     self.core.release(vm, &token(t), &mut out);
@@ -163,8 +174,29 @@ impl World {
         self.check();
     }
 
-    fn start(&mut self, t: u8, service: usize, private: bool, available: u64, out: &mut Vec<Effect>) {
+    /// The manifest of an image that is on its way is here.
+    fn describe(&mut self, which: usize, memory_available_bytes: u64, out: &mut Vec<Effect>) {
+        let fetches: Vec<(VmId, usize)> = (self.open.iter())
+            .filter_map(|open| if let Open::Fetch(vm, service) = open { Some((*vm, *service)) } else { None })
+            .collect();
+        let Some((vm, service)) = fetches.get(which % fetches.len().max(1)).copied() else { return };
         let service = services()[service].clone();
+        self.core.step(self.now, Input::Described { vm, service, memory_available_bytes }, out);
+    }
+
+    fn start(
+        &mut self,
+        t: u8,
+        service: usize,
+        private: bool,
+        image: Image,
+        available: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        let mut service = services()[service].clone();
+        if image == Image::Elsewhere {
+            service = Arc::new(Service::elsewhere(service.id.clone(), service.image));
+        }
         let sharing = if private || service.max_users == 1 { Sharing::Private } else { Sharing::Shared };
         let vm = VmId(uuid::Uuid::from_u128(self.next_vm));
         self.next_vm += 1;
@@ -172,6 +204,7 @@ impl World {
             vm,
             token: token(t),
             service: service.clone(),
+            image,
             sharing,
             unix_ms: 0,
             memory_available_bytes: available,
@@ -215,6 +248,11 @@ impl World {
         let open = self.open.remove(which % self.open.len());
         let reason = "told to fail".to_owned();
         let input = match open {
+            Open::Fetch(vm, service) if good => {
+                let service = services()[service].clone();
+                Input::Fetched { vm, service, memory_available_bytes: 1000 }
+            }
+            Open::Fetch(vm, _) => Input::VmFailed { vm, reason },
             Open::Start(vm) if good => {
                 self.vms.insert(vm, true);
                 Input::VmStarted { vm, address: Self::address(vm) }
@@ -250,12 +288,17 @@ impl World {
                 Effect::Tell(instance) => {
                     assert_eq!(Some(&*instance), self.disk.get(&instance.vm), "told before it was written");
                 }
+                Effect::Fetch { vm, service } => {
+                    assert!(self.disk.contains_key(&vm), "fetched before it was recorded");
+                    let known = services().iter().position(|one| one.id == service.id).unwrap();
+                    self.open.push(Open::Fetch(vm, known));
+                }
                 Effect::StartVm { vm, .. } => {
                     assert!(self.disk.contains_key(&vm), "started before it was recorded");
                     assert!(self.owed_stops.insert(vm), "started twice");
                     self.open.push(Open::Start(vm));
                 }
-                Effect::CancelStart { vm } => assert!(self.open.contains(&Open::Start(vm))),
+                Effect::CancelStart { vm } => assert!(self.open.iter().any(|open| open.is_before_stop(vm))),
                 Effect::SetClock { vm, .. } => self.open.push(Open::Clock(vm)),
                 Effect::CheckHealth { vm, patience, address, .. } => {
                     assert_eq!(address, Self::address(vm));
@@ -264,7 +307,8 @@ impl World {
                     self.open.push(Open::Health(vm, patience));
                 }
                 Effect::StopVm { vm } => {
-                    assert!(!self.open.contains(&Open::Start(vm)), "stopped while its start was outstanding");
+                    let outstanding = self.open.iter().any(|open| open.is_before_stop(vm));
+                    assert!(!outstanding, "stopped while its start was outstanding");
                     assert!(!self.open.contains(&Open::Stop(vm)), "stopped twice at once");
                     self.owed_stops.remove(&vm);
                     self.open.push(Open::Stop(vm));
@@ -357,6 +401,7 @@ fn saved(instance: &Instance) -> Saved {
         owner: instance.owner.clone(),
         users: instance.users.keys().cloned().collect(),
         phase: match instance.phase {
+            Phase::Fetching => SavedPhase::Fetching,
             Phase::Waking { .. } | Phase::Checking { .. } => SavedPhase::Starting,
             Phase::Ready { .. } => SavedPhase::Ready,
             Phase::Stopping { outcome, .. } => SavedPhase::Stopping(outcome),

@@ -96,9 +96,8 @@ pub(super) async fn open(global: &Global, options: &Options, spinner: &Spinner) 
         }
     };
     let starting = Starting::request(options, &tell).await?;
-    spinner.step(&Step::Waiting.to_string());
     let ready = tokio::select! {
-        ready = starting.ready(options.ready_limit) => ready,
+        ready = starting.ready(options.ready_limit, &tell) => ready,
         interrupt = interrupted() => {
             spinner.clear();
             starting.give_up().await;
@@ -349,6 +348,9 @@ fn timing_table(timing: &Timing, recognition_ms: Option<u64>) -> String {
         ("provisioning", timing.provisioning_ms),
         ("ready", timing.ready_ms),
     ];
+    if timing.fetching_ms > 0 {
+        rows.insert(3, ("fetching", timing.fetching_ms));
+    }
     if let Some(recognition_ms) = recognition_ms {
         rows.push(("use", timing.use_ms));
         rows.push(("  of it recognition", recognition_ms));

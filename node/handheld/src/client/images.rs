@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::Method;
 
 use super::Client;
-use crate::api::{Code, FetchImage, ImageFetch, Instance, Start};
+use crate::api::{FetchImage, ImageFetch, Instance, State};
 use crate::{Error, Step, now};
 
 /// Below the API's prefix.
@@ -37,76 +37,69 @@ impl Client {
         self.ask("end the fetching of an image", self.request(Method::DELETE, &path)).await
     }
 
-    /// As [`Client::start`]; where the cloudlet has to fetch the image from another one first, waits for that and says how far
-    /// it is, also when nothing has changed. However long it takes: an error it is when for `limit` nothing has come. The
-    /// cloudlet goes on fetching all the same, and a later request finds what came.
-    pub async fn start_fetched(
+    /// Waits until the image of `instance` has come from another cloudlet, if it is on its way, and says how far it is. However
+    /// long it takes: an error it is when for `limit` nothing has come. Whoever waits no more releases the instance.
+    pub async fn wait_fetched(
         &self,
-        start: &Start,
+        mut instance: Instance,
+        client_token: &str,
         limit: Duration,
         told: &(dyn Fn(Fetched) + Sync),
     ) -> Result<Instance, Error> {
-        let mut stalled = Stalled { since: now(), last: None };
-        loop {
-            let mut fetch = match self.start(start).await {
-                Err(Error::Refused { refusal, .. }) if refusal.problem.code == Code::Fetching => {
-                    refusal.problem.fetching
-                }
-                answer => return answer,
-            };
-            loop {
-                if let Some(fetch) = &fetch {
-                    told(Fetched::of(fetch));
-                }
-                if stalled.by(&fetch) >= limit {
-                    let step = Step::Fetching(fetch.as_deref().map(Fetched::of).unwrap_or_default());
-                    return Err(Error::Timeout { step, limit });
-                }
-                tokio::time::sleep(ASK_INTERVAL).await;
-                // A release that does not say which image it fetches is asked for the instance again.
-                let Some(known) = fetch.take().filter(|fetch| !fetch.state.is_final()) else { break };
-                fetch = Some(Box::new(self.image_fetch(&known.image).await?));
+        let (mut since, mut silences) = (now(), 0);
+        while instance.state == State::Fetching {
+            let so_far = instance.fetching.as_deref().map(Fetched::of).unwrap_or_default();
+            told(so_far.clone());
+            if since.elapsed() >= limit {
+                return Err(Error::Timeout { step: Step::Fetching(so_far), limit });
             }
+            tokio::time::sleep(ASK_INTERVAL).await;
+            let asked = match self.instance_in_use(instance.id, client_token).await {
+                Err(Error::Vanished { .. }) if silences + 1 < super::MAX_SILENCES => {
+                    silences += 1;
+                    continue;
+                }
+                answer => answer?,
+            };
+            silences = 0;
+            if asked != instance {
+                since = now();
+            }
+            instance = asked;
         }
+        Ok(instance)
     }
 }
 
 /// How far a cloudlet is that fetches the image of a service.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fetched {
     /// Length of what it fetches now, bytes: the image, or first what the image builds on. 0 before it knows.
     pub total_bytes: u64,
     /// Of these there, bytes.
     pub here_bytes: u64,
+    /// Names of the cloudlets that gave any of it.
+    pub from: Vec<String>,
 }
 
 impl Fetched {
-    fn of(fetch: &ImageFetch) -> Self {
-        Self { total_bytes: fetch.total_bytes, here_bytes: fetch.here_bytes.min(fetch.total_bytes) }
+    /// Of what the cloudlet says.
+    pub fn of(fetch: &ImageFetch) -> Self {
+        Self {
+            total_bytes: fetch.total_bytes,
+            here_bytes: fetch.here_bytes.min(fetch.total_bytes),
+            from: fetch.from.iter().map(|one| one.name.clone()).collect(),
+        }
     }
 }
 
 impl fmt::Display for Fetched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.here_bytes.saturating_mul(100).checked_div(self.total_bytes) {
-            Some(percent) => write!(f, "{percent} % of {} MB", self.total_bytes.div_ceil(1_000_000)),
-            None => f.write_str("not begun"),
+            Some(percent) => write!(f, "{percent} % of {} MB", self.total_bytes.div_ceil(1_000_000))?,
+            None => f.write_str("not begun")?,
         }
-    }
-}
-
-/// For how long nothing has changed.
-struct Stalled {
-    since: std::time::Instant,
-    last: Option<Box<ImageFetch>>,
-}
-
-impl Stalled {
-    fn by(&mut self, fetch: &Option<Box<ImageFetch>>) -> Duration {
-        if *fetch != self.last {
-            *self = Self { since: now(), last: fetch.clone() };
-        }
-        self.since.elapsed()
+        if self.from.is_empty() { Ok(()) } else { write!(f, " from {}", self.from.join(", ")) }
     }
 }
 
@@ -116,10 +109,9 @@ mod tests {
 
     #[test]
     fn shares_are_said_as_people_say_them() {
-        assert_eq!(
-            Fetched { total_bytes: 212_400_000, here_bytes: 80_000_000 }.to_string(),
-            "37 % of 213 MB"
-        );
+        let from = vec!["one".to_owned(), "two".to_owned()];
+        let fetched = Fetched { total_bytes: 212_400_000, here_bytes: 80_000_000, from };
+        assert_eq!(fetched.to_string(), "37 % of 213 MB from one, two");
         assert_eq!(Fetched::default().to_string(), "not begun");
     }
 }

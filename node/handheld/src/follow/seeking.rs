@@ -196,7 +196,7 @@ fn ways(first: NodeId, peers: Vec<Peer>, in_mission: bool) -> Vec<Route> {
 pub(super) fn word(instance: &Instance) -> Word {
     match instance.state {
         State::Ready => Word::Ready,
-        State::Starting | State::Stopping => Word::NotNow,
+        State::Fetching | State::Starting | State::Stopping => Word::NotNow,
         State::Stopped | State::Failed => {
             Word::Ended(instance.reason.clone().unwrap_or_else(|| "the cloudlet gives no reason".to_owned()))
         }

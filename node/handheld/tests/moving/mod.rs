@@ -138,6 +138,7 @@ impl Fleet {
             requested_unix_ms: 0,
             ready_after_ms: Some(1),
             reason: None,
+            fetching: None,
         }
     }
 
@@ -288,7 +289,6 @@ async fn instance(State((fleet, number)): App, Path(id): Path<Uuid>) -> Response
                 code: Code::UnknownInstance,
                 message: "no such instance".to_owned(),
                 missing: None,
-                fetching: None,
             };
             (StatusCode::NOT_FOUND, Json(problem)).into_response()
         }

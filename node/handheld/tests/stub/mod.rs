@@ -237,6 +237,7 @@ async fn start(State(shared): App, Json(start): Json<Start>) -> Response {
         requested_unix_ms: 0,
         ready_after_ms: None,
         reason: None,
+        fetching: None,
     };
     instances.insert(instance.id, Held { instance: instance.clone(), tokens: [start.client_token].into() });
     drop(instances);

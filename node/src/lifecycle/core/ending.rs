@@ -15,7 +15,7 @@ impl Core {
             return;
         }
         let step = match self.instances.get(&vm).map(|instance| &instance.phase) {
-            Some(Phase::Waking { .. }) => StopStep::AwaitStart,
+            Some(Phase::Fetching | Phase::Waking { .. }) => StopStep::AwaitStart,
             Some(Phase::Checking { .. } | Phase::Ready { .. }) => StopStep::Called,
             _ => return,
         };

@@ -89,7 +89,7 @@ impl Core {
             phase: Phase::Ready { running_since: now, next_check: Some(now), failed_checks: 0 },
             address: Some(address),
             requested_unix_ms: saved.requested_unix_ms,
-            requested_at: None,
+            begun_at: None,
             ready_after_ms: saved.ready_after_ms,
             reason: None,
             backed_bytes: 0,

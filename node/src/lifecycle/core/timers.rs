@@ -23,6 +23,8 @@ impl Core {
             .user_timeout
             .and_then(|timeout| instance.users.values().min().map(|heard| heard.saturating_add(timeout)));
         let own = match instance.phase {
+            // How long to wait for other cloudlets is decided where images are fetched.
+            Phase::Fetching => None,
             Phase::Waking { deadline } | Phase::Checking { deadline, .. } => Some(deadline),
             Phase::Ready { next_check, .. } => {
                 let idle = instance.idle_since.map(|since| since.saturating_add(self.limits.idle_stop));
@@ -54,6 +56,9 @@ impl Core {
         instance.users.retain(|_, heard| heard.saturating_add(timeout) > now);
         if instance.users.len() == before {
             return;
+        }
+        if instance.users.is_empty() && instance.phase == Phase::Fetching {
+            return self.stop(vm, Outcome::Stopped, "nobody waited for its image any more".to_owned(), out);
         }
         if instance.users.is_empty() && matches!(instance.phase, Phase::Ready { .. }) {
             instance.idle_since = Some(now);
