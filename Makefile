@@ -1,5 +1,5 @@
 # `make demo` and `make test` are all that anyone needs to type; both install what is missing first.
-.PHONY: demo mesh-demo handoff-demo test bench bench-mesh audit packages lint
+.PHONY: demo mesh-demo handoff-demo test bench bench-mesh bench-handoff audit packages lint
 
 # Image builds are kept here, outside the checkout, under the hash of their recipe.
 export CLOUDLET_NODE__IMAGE_STORE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cloudlet/images
@@ -42,6 +42,13 @@ bench-mesh: packages
 	cargo build --release --locked -p mesh --example mesh_node
 	cargo build --release --locked -p simulations --bin bench-mesh
 	$(as_root) target/release/bench-mesh --json simulations/reports/bench-mesh/all.json
+
+# A running Service VM moves to and fro between two cloudlets in the lab, over links of several rates; as root.
+bench-handoff: packages
+	cargo build --release --locked -p node -p handheld -p simulations
+	target/release/cloudlet image build all
+	$(as_root) env CLOUDLET_NODE__IMAGE_STORE=$(CLOUDLET_NODE__IMAGE_STORE) target/release/bench-handoff \
+	  --json simulations/reports/bench-handoff/all.json
 
 lint:
 	cargo fmt --all --check

@@ -336,6 +336,7 @@ impl Actor {
             hypervisor: Arc::clone(&shared.hypervisor),
             stock: Arc::clone(&shared.stock),
             journal: shared.journal.clone(),
+            clock: shared.clock,
         };
         self.receiving = Some(Receiving::start(berth, stream, self.answer.clone()));
     }

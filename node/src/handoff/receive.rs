@@ -22,6 +22,7 @@ use super::stock::Stock;
 use super::wire::{self, Frame, MAX_HASHES};
 use crate::causes::chain;
 use crate::exchange::{ByteStream, frames};
+use crate::instances::clock::Clock;
 use crate::instances::{record, tasks};
 use crate::lifecycle::{Saved, SavedPhase, Service, standing_still};
 
@@ -49,6 +50,7 @@ pub(super) struct Berth {
     pub hypervisor: Arc<dyn Moving>,
     pub stock: Arc<Stock>,
     pub journal: Journal,
+    pub clock: Clock,
 }
 
 /// A VM that is loaded and waits.
@@ -225,6 +227,7 @@ fn rebuild(
             }
         }
     };
+    let all_came = berth.clock.now();
     let saved = record::decode(&record).map_err(|error| here(&error))?;
     if saved.vm != berth.vm || saved.service.image != berth.image {
         return Err(Failure::Here("the source sent the record of another instance".to_owned()));
@@ -235,7 +238,9 @@ fn rebuild(
     if cancel.is_cancelled() {
         return Err(Failure::Stream);
     }
+    let restored = berth.clock.now();
     let address = load(berth, &spec).map_err(Failure::Here)?;
+    let loaded = berth.clock.now();
     let wanted = verify.blocking_recv().map_err(|_| Failure::Stream)?;
     if digest != wanted {
         return Err(Failure::Here(
@@ -250,8 +255,18 @@ fn rebuild(
         phase: SavedPhase::Ready,
         ..saved
     };
+    let told = berth.clock.now();
     let kept = record::encode(&standing_still(Duration::ZERO, &saved)).map_err(|error| here(&error))?;
     berth.journal.put_arrival(berth.vm, &kept).map_err(|error| here(&error))?;
+    let ms = |from: Duration, to: Duration| to.saturating_sub(from).as_millis() as u64;
+    tracing::info!(
+        vm = %berth.vm,
+        restore_ms = ms(all_came, restored),
+        load_ms = ms(restored, loaded),
+        wait_ms = ms(loaded, told),
+        keep_ms = ms(told, berth.clock.now()),
+        "a VM was received"
+    );
     Ok(Loaded { saved, service: Arc::clone(&berth.service), address })
 }
 

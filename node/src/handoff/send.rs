@@ -124,6 +124,8 @@ impl Sending {
 
 /// What the thread is given.
 struct Work {
+    /// When it was to begin.
+    ordered: Duration,
     cargo: Cargo,
     opened: Arc<Opened>,
     have: Vec<PageHash>,
@@ -140,6 +142,7 @@ async fn send(
     cancel: CancellationToken,
 ) -> Result<Digest, String> {
     let (stock, image) = (Arc::clone(&cargo.stock), cargo.image);
+    let ordered = cargo.clock.now();
     let opened = tokio::task::spawn_blocking(move || stock.open(image).map_err(|error| chain(&error)));
     let opened = opened.await.map_err(|error| error.to_string())??;
     let (vm, grant) = (cargo.vm, cargo.grant);
@@ -158,7 +161,7 @@ async fn send(
     let (pieces, ready) = mpsc::channel(2);
     let figures = Arc::clone(&cargo.figures);
     let stop = cancel.clone();
-    let work = Work { cargo, opened, have, pieces, freezable: answers.clone(), go, cancel: cancel.clone() };
+    let work = Work { ordered, cargo, opened, have, pieces, freezable: answers.clone(), go, cancel: cancel.clone() };
     let thread = tokio::task::spawn_blocking(move || reduce_all(work));
     let written = tokio::select! {
         written = write_all(stream, ready, &figures) => written,
@@ -272,7 +275,7 @@ impl<R: Read> Read for UntilCancelled<R> {
 
 /// The thread. Gives the digest of what was sent.
 fn reduce_all(work: Work) -> Result<Digest, String> {
-    let Work { cargo, opened, have, pieces, freezable, go, cancel } = work;
+    let Work { ordered, cargo, opened, have, pieces, freezable, go, cancel } = work;
     let failed = |error: reduce::Error| if cancel.is_cancelled() { ENDED.to_owned() } else { chain(&error) };
     let stream_of = |cargo: &Cargo| {
         let stream = cargo.hypervisor.stream_out(cargo.vm).map_err(|error| chain(&error))?;
@@ -284,12 +287,14 @@ fn reduce_all(work: Work) -> Result<Digest, String> {
 
     let begun = cargo.clock.now();
     source.begin_disk(disk, &mut outlet).map_err(failed)?;
-    source.disk_live(&cargo.disk, &mut outlet).map_err(failed)?;
+    let live_disk = source.disk_live(&cargo.disk, &mut outlet).map_err(failed)?;
+    let read_disk = cargo.clock.now();
     let mut decide = Decide::new(&cargo, begun);
     let mut go_on = |live: Live| decide.go_on(live, &cargo);
-    source
+    let live = source
         .memory_live(stream_of(&cargo)?, MEMORY_BLOCK, template, &mut go_on, &mut outlet)
         .map_err(failed)?;
+    let passed = decide.passed.map_or(read_disk, |(passed, _)| passed);
     let precopied = cargo.clock.now();
 
     freezable.blocking_send(Input::Freezable { grant: cargo.grant }).map_err(|_| ENDED)?;
@@ -297,17 +302,31 @@ fn reduce_all(work: Work) -> Result<Digest, String> {
     let frozen = cargo.clock.now();
     let memory =
         source.memory(stream_of(&cargo)?, MEMORY_BLOCK, template, device, &mut outlet).map_err(failed)?;
+    let read_memory = cargo.clock.now();
     source.begin_disk(disk, &mut outlet).map_err(failed)?;
-    source.disk_layer(&cargo.disk, &mut outlet).map_err(failed)?;
+    let layer = source.disk_layer(&cargo.disk, &mut outlet).map_err(failed)?;
     let disk_root = source.end_disk(&mut outlet).map_err(failed)?;
     outlet.put(Frame::All(record)).map_err(|_| ENDED)?;
     let done = cargo.clock.now();
-    tracing::debug!(
+    let ms = |from: Duration, to: Duration| to.saturating_sub(from).as_millis() as u64;
+    tracing::info!(
         vm = %cargo.vm,
-        precopy_ms = (precopied - begun).as_millis() as u64,
-        freeze_ms = (frozen - precopied).as_millis() as u64,
-        rest_ms = (done - frozen).as_millis() as u64,
-        pages = memory.new,
+        opening_ms = ms(ordered, begun),
+        live_disk_ms = ms(begun, read_disk),
+        first_pass_ms = ms(read_disk, passed),
+        look_ms = ms(passed, precopied),
+        freeze_ms = ms(precopied, frozen),
+        rest_memory_ms = ms(frozen, read_memory),
+        rest_disk_ms = ms(read_memory, done),
+        live_disk_bytes = live_disk.wire_bytes,
+        live_bytes = live.wire_bytes,
+        live_new = live.new,
+        live_superseded = live.superseded,
+        rest_bytes = memory.wire_bytes,
+        rest_new = memory.new,
+        rest_device_bytes = memory.device_wire_bytes,
+        rest_differing = memory.differing,
+        rest_disk_bytes = layer.wire_bytes,
         "a VM was sent"
     );
     Ok(reduce::digest(&memory.root, &disk_root, &memory.device_digest))

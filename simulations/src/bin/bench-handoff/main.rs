@@ -1,0 +1,95 @@
+//! `bench-handoff`: a running Service VM moves to and fro between two cloudlets in the lab.
+//!
+//! One lab with two cloudlets (the real daemon) and a handheld that keeps a local address for the service
+//! (`handheld serve`). The link between the cloudlets has the rate, delay and loss of each row; the handheld's links are
+//! fast, so that what it sees of a move is the move.
+//!
+//! Bytes are IP packets between the two cloudlets, both ways, counted by the lab: mesh, encryption, transport and all.
+//! Total and downtime are what the source says; in the last move of a row a client asks for the service's health again and
+//! again, and the longest answer is what it saw of the move. What the daemons say in their logs tells where the time went.
+//!
+//! Ends with 0 if all aims that could be judged are met, with 1 if one is missed or it failed, with 2 on wrong usage.
+
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use clap::Parser;
+
+mod aims;
+mod arguments;
+mod client;
+#[path = "../mesh-demo/cloudlet.rs"]
+#[expect(dead_code, reason = "shared with the demo of the mesh, which does more with a cloudlet")]
+mod cloudlet;
+mod fleet;
+#[path = "../mesh-demo/handheld.rs"]
+#[expect(dead_code, reason = "shared with the demo of the mesh, which does more with a handheld")]
+mod handheld;
+mod machine;
+#[path = "../mesh-demo/mission.rs"]
+mod mission;
+mod moves;
+mod process;
+mod report;
+mod rows;
+mod split;
+mod table;
+
+use arguments::Arguments;
+use report::Report;
+
+/// How often somebody is asked again.
+const ASK_EVERY: Duration = Duration::from_millis(200);
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("bench-handoff: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Measures, prints, writes; whether no aim was missed.
+fn run(arguments: &Arguments) -> anyhow::Result<bool> {
+    ensure!(nix::unistd::geteuid().is_root(), "the lab needs root: sudo make bench-handoff");
+    let machine = machine::look();
+    println!("{machine}");
+    let command = std::env::args().collect::<Vec<_>>().join(" ");
+    let mut report = Report { machine, command, rows: Vec::new(), aims: Vec::new() };
+    rows::all(arguments, |row| {
+        report.rows.push(row);
+        report.aims = aims::judge(&report.rows);
+        match &arguments.json {
+            Some(path) => report.write(path).with_context(|| format!("cannot write {}", path.display())),
+            None => Ok(()),
+        }
+    })?;
+    print!("\n{}", table::markdown(&report));
+    if let Some(path) = &arguments.json {
+        println!("\nraw results: {}", path.display());
+    }
+    Ok(report.aims.iter().all(|aim| aim.met))
+}
+
+/// A program that was built beside this one.
+fn program(name: &str) -> anyhow::Result<PathBuf> {
+    let program = std::env::current_exe()?.with_file_name(name);
+    ensure!(
+        program.is_file(),
+        "{} is missing; build it: cargo build --release -p node -p handheld",
+        program.display()
+    );
+    Ok(program)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
+fn now() -> Instant {
+    Instant::now()
+}
