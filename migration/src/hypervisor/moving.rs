@@ -4,7 +4,7 @@
 //!  source:       Running ──stream_out──► Running, streaming ──freeze──► paused ──stream_out──► paused, all of it was sent
 //!                   ▲                          │                          │                          │
 //!                   └──────────────────────────┴───────── resume ─────────┴──────────────────────────┘ or stop
-//!  destination:  clone_paused ──► paused ──resume──► Running
+//!  destination:  prepare ──► waits for its state ──load──► paused ──resume──► Running
 //! ```
 
 use std::io::Read;
@@ -32,6 +32,21 @@ pub trait Moving: Hypervisor {
 
     /// Lets the guest run (on), whatever it was paused for; ends a stream that is under way.
     fn resume(&self, vm: VmId) -> Result<(), Error>;
+
+    /// Starts a VM that waits for its state, which takes longer than loading it. The template is mapped; the disk must
+    /// be there, but only its backing file counts: it may be written ([`LayerWriter::overwrite`]) until the state is
+    /// loaded. The device stream need not be there. A hypervisor that starts a VM in no time does nothing.
+    ///
+    /// [`LayerWriter::overwrite`]: vm_images::qcow2::LayerWriter::overwrite
+    fn prepare(&self, _: &CloneSpec) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Loads the state into a VM that was [prepared](Moving::prepare) with this same `spec`, and leaves it paused as
+    /// [`Moving::clone_paused`] does. On error nothing of the VM is left.
+    fn load(&self, spec: &CloneSpec) -> Result<(), Error> {
+        self.clone_paused(spec)
+    }
 
     /// Wakes a clone up as [`Hypervisor::clone_from`] does, but leaves it paused: all of its state is loaded, and not one instruction
     /// is executed before [`Moving::resume`]. The device stream may bring pages that differ from the template.

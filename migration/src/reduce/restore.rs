@@ -17,6 +17,9 @@ use crate::stream::{self, Content, Event, Page, Reader, Section, Writer};
 /// Blocks of a cluster that is written.
 const CLUSTER_BLOCKS: u64 = LayerWriter::CLUSTER_BYTES / BLOCK_BYTES as u64;
 
+/// How a layer is begun.
+type Begin = fn(&Path, Option<&Path>, u64) -> Result<LayerWriter, vm_images::qcow2::Error>;
+
 /// What was restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Restored {
@@ -72,7 +75,16 @@ impl Sink<'_> {
     /// Writes a qcow2 layer over the image's disk. `path` must not exist; `backing` is stored in it as its backing file's
     /// name. Not synced. On error no file is left.
     pub fn restore_disk(&mut self, path: &Path, backing: &Path) -> Result<Restored, Error> {
-        let restored = self.write_disk(path, backing);
+        self.restore_layer(path, backing, LayerWriter::create)
+    }
+
+    /// The same in a file that is there, and that a QEMU which waits for its state may have open.
+    pub fn overwrite_disk(&mut self, path: &Path, backing: &Path) -> Result<Restored, Error> {
+        self.restore_layer(path, backing, LayerWriter::overwrite)
+    }
+
+    fn restore_layer(&mut self, path: &Path, backing: &Path, begin: Begin) -> Result<Restored, Error> {
+        let restored = self.write_disk(path, backing, begin);
         if matches!(&restored, Err(error) if !matches!(error, Error::Disk(vm_images::qcow2::Error::File { action: "create", .. })))
         {
             // The error at hand says more than a failure to clean up would.
@@ -81,7 +93,7 @@ impl Sink<'_> {
         restored
     }
 
-    fn write_disk(&mut self, path: &Path, backing: &Path) -> Result<Restored, Error> {
+    fn write_disk(&mut self, path: &Path, backing: &Path, begin: Begin) -> Result<Restored, Error> {
         let space = Space::Disk;
         let state =
             self.states.get_mut(&space).ok_or(Error::Incomplete { space, missing: "its beginning" })?;
@@ -91,7 +103,7 @@ impl Sink<'_> {
             None => state.blocks * BLOCK_BYTES as u64,
         };
         let mut restorer = Restorer::new(self.images, &self.arrived, state, space)?;
-        let mut writer = LayerWriter::create(path, Some(backing), virtual_bytes)?;
+        let mut writer = begin(path, Some(backing), virtual_bytes)?;
         let mut clusters: Vec<u64> =
             restorer.state.held.keys().map(|block| u64::from(*block) / CLUSTER_BLOCKS).collect();
         clusters.dedup();

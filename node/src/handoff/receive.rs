@@ -6,6 +6,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use migration::VmId;
@@ -15,7 +16,7 @@ use migration::reduce::{self, Arrived, PageHash, Sink};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use vm_images::{Digest, ImageId, Role};
+use vm_images::{Digest, ImageId, Role, qcow2};
 
 use super::journal::Journal;
 use super::stock::Stock;
@@ -210,31 +211,21 @@ fn rebuild(
 ) -> Result<Loaded, Failure> {
     let here = |error: &(dyn std::error::Error + 'static)| Failure::Here(chain(error));
     let opened = berth.stock.open_plain(berth.image).map_err(|error| here(&error))?;
+    let spec = spec(berth, &opened);
+    let backing = opened.image.path(Role::Disk).map_err(|error| here(&error))?;
     let mut sink = Sink::new(&opened.images, Arrived::open(&berth.arrived, berth.most_pages)?)?;
     let _ = have.send(sink.have().to_vec());
-    let record = loop {
-        match frames.blocking_recv() {
-            Some(Frame::Piece(bytes)) => {
-                let frame = reduce::Frame::decode(&bytes).map_err(|error| here(&error))?;
-                sink.take(frame)?;
-            }
-            Some(Frame::Alive) => {}
-            Some(Frame::All(record)) => break record,
-            Some(_) => return Err(Failure::Here("the source sent something that makes no sense".to_owned())),
-            None => {
-                sink.arrived().sync()?;
-                return Err(Failure::Stream);
-            }
-        }
-    };
+    // Beside what comes: the VM stands still by the end of that.
+    let record = std::thread::scope(|scope| {
+        gather(&mut sink, &mut frames, scope.spawn(|| prepare(berth, &spec, &backing)))
+    })?;
     let all_came = berth.clock.now();
     let saved = record::decode(&record).map_err(|error| here(&error))?;
     if saved.vm != berth.vm || saved.service.image != berth.image {
         return Err(Failure::Here("the source sent the record of another instance".to_owned()));
     }
     // While the source's word that it was all is on its way; nothing runs before it has come and fits.
-    let spec = spec(berth, &opened);
-    let digest = restore(&mut sink, &spec, &opened.image.path(Role::Disk).map_err(|error| here(&error))?)?;
+    let digest = restore(&mut sink, &spec, &backing)?;
     if cancel.is_cancelled() {
         return Err(Failure::Stream);
     }
@@ -270,6 +261,40 @@ fn rebuild(
     Ok(Loaded { saved, service: Arc::clone(&berth.service), address })
 }
 
+/// Takes what comes, until that is all; gives the record of the instance.
+fn gather(
+    sink: &mut Sink<'_>,
+    frames: &mut mpsc::Receiver<Frame>,
+    preparing: ScopedJoinHandle<'_, Result<(), String>>,
+) -> Result<Vec<u8>, Failure> {
+    let here = |error: &(dyn std::error::Error + 'static)| Failure::Here(chain(error));
+    let mut preparing = Some(preparing);
+    let record = loop {
+        let frame = frames.blocking_recv();
+        // If it cannot be here, the source learns that while it still runs there.
+        preparing.take_if(|preparing| preparing.is_finished()).map_or(Ok(()), prepared)?;
+        match frame {
+            Some(Frame::Piece(bytes)) => {
+                sink.take(reduce::Frame::decode(&bytes).map_err(|error| here(&error))?)?;
+            }
+            Some(Frame::Alive) => {}
+            Some(Frame::All(record)) => break record,
+            Some(_) => return Err(Failure::Here("the source sent something that makes no sense".to_owned())),
+            None => {
+                sink.arrived().sync()?;
+                return Err(Failure::Stream);
+            }
+        }
+    };
+    preparing.map_or(Ok(()), prepared)?;
+    Ok(record)
+}
+
+fn prepared(preparing: ScopedJoinHandle<'_, Result<(), String>>) -> Result<(), Failure> {
+    let prepared = preparing.join().unwrap_or_else(|_| Err("internal error: preparing it panicked".to_owned()));
+    prepared.map_err(Failure::Here)
+}
+
 fn spec(berth: &Berth, opened: &super::stock::Opened) -> CloneSpec {
     let directory = tasks::directory(&berth.all, berth.vm);
     let part = |role: Role| opened.image.path(role).unwrap_or_default();
@@ -283,10 +308,9 @@ fn spec(berth: &Berth, opened: &super::stock::Opened) -> CloneSpec {
     }
 }
 
-/// Writes disk and device stream, and says what they are.
-fn restore(sink: &mut Sink<'_>, spec: &CloneSpec, backing: &Path) -> Result<Digest, Failure> {
-    let cannot =
-        |path: &Path, error: &io::Error| Failure::Here(format!("cannot write {}: {error}", path.display()));
+/// Starts a VM that waits for what comes, on a disk on which nothing is written yet.
+fn prepare(berth: &Berth, spec: &CloneSpec, backing: &Path) -> Result<(), String> {
+    let cannot = |path: &Path, error: &io::Error| format!("cannot write {}: {error}", path.display());
     if let Some(directory) = spec.disk.parent() {
         fs::create_dir_all(directory).map_err(|error| cannot(directory, &error))?;
         // Of a try that came to nothing.
@@ -297,17 +321,25 @@ fn restore(sink: &mut Sink<'_>, spec: &CloneSpec, backing: &Path) -> Result<Dige
             }
         }
     }
-    let mut stream =
-        File::create_new(&spec.device_stream).map_err(|error| cannot(&spec.device_stream, &error))?;
+    let virtual_bytes = qcow2::virtual_size(backing).map_err(|error| chain(&error))?;
+    qcow2::create_overlay(&spec.disk, backing, virtual_bytes).map_err(|error| chain(&error))?;
+    berth.hypervisor.prepare(spec).map_err(|error| chain(&error))
+}
+
+/// Writes disk and device stream, and says what they are.
+fn restore(sink: &mut Sink<'_>, spec: &CloneSpec, backing: &Path) -> Result<Digest, Failure> {
+    let mut stream = File::create_new(&spec.device_stream).map_err(|error| {
+        Failure::Here(format!("cannot write {}: {error}", spec.device_stream.display()))
+    })?;
     let memory = sink.restore_memory(MEMORY_BLOCK, &mut stream)?;
-    let disk = sink.restore_disk(&spec.disk, backing)?;
+    let disk = sink.overwrite_disk(&spec.disk, backing)?;
     Ok(reduce::digest(&memory.root, &disk.root, &sink.device_digest()))
 }
 
 /// Loads the VM without running it. On error nothing of it is left running.
 fn load(berth: &Berth, spec: &CloneSpec) -> Result<SocketAddr, String> {
     let Berth { vm, bind, service, hypervisor, .. } = berth;
-    hypervisor.clone_paused(spec).map_err(|error| chain(&error))?;
+    hypervisor.load(spec).map_err(|error| chain(&error))?;
     hypervisor.forward_port(*vm, *bind, 0, service.guest_port).map_err(|error| {
         if let Err(error) = hypervisor.stop(*vm) {
             tracing::error!(%vm, %error, "a VM whose port cannot be forwarded cannot be stopped");

@@ -41,12 +41,26 @@ impl LayerWriter {
 
     /// Begins a layer over `backing`, whose name is stored exactly as given. `path` must not exist.
     pub fn create(path: &Path, backing: Option<&Path>, virtual_bytes: u64) -> Result<Self, Error> {
+        Self::begin(path, OpenOptions::new().write(true).create_new(true), backing, virtual_bytes)
+    }
+
+    /// The same in a file that is there, and whose content goes: whoever has it open finds the layer in it.
+    pub fn overwrite(path: &Path, backing: Option<&Path>, virtual_bytes: u64) -> Result<Self, Error> {
+        Self::begin(path, OpenOptions::new().write(true).truncate(true), backing, virtual_bytes)
+    }
+
+    fn begin(
+        path: &Path,
+        how: &OpenOptions,
+        backing: Option<&Path>,
+        virtual_bytes: u64,
+    ) -> Result<Self, Error> {
         let backing = backing.map(check_backing).transpose()?;
         if !virtual_bytes.is_multiple_of(512) || virtual_bytes > MAX_VIRTUAL_BYTES {
             return Err(Error::Size(virtual_bytes));
         }
         let failed = |source| Error::File { action: "create", path: path.to_owned(), source };
-        let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(failed)?;
+        let file = how.open(path).map_err(failed)?;
         let next = 1 + l1_clusters(virtual_bytes);
         Ok(Self { path: path.to_owned(), file, backing, virtual_bytes, l2: BTreeMap::new(), next })
     }

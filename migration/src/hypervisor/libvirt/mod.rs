@@ -146,20 +146,25 @@ impl Libvirt {
         matches!(gone, Ok(Some(())))
     }
 
-    /// Starts a clone that waits for its state, and lets `load` bring it. On error nothing of it is left.
-    fn clone_with(
-        &self,
-        spec: &CloneSpec,
-        load: impl FnOnce(&Domain) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    /// Starts a clone that waits for its state.
+    fn create_clone(&self, spec: &CloneSpec) -> Result<Domain, Error> {
         check_compatible(&spec.hardware, &self.host, TOPOLOGY).map_err(Error::Incompatible)?;
-        must_be_readable(&[&spec.disk, &spec.template, &spec.device_stream])?;
+        must_be_readable(&[&spec.disk, &spec.template])?;
         must_be_long(&spec.template, spec.hardware.memory_bytes)?;
-        let domain = self.create(
+        self.create(
             &xml::clone(spec, self.owner, self.sockets(spec.vm).as_ref()),
             sys::VIR_DOMAIN_START_PAUSED,
-        )?;
-        load(&domain).map_err(|error| {
+        )
+    }
+
+    /// Lets `load` bring the state of a clone that waits for it. On error nothing of it is left.
+    fn wake_up(
+        &self,
+        spec: &CloneSpec,
+        domain: &Domain,
+        load: impl FnOnce(&Domain) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        load(domain).map_err(|error| {
             let error =
                 self.log(spec.vm).into_iter().fold(error, |error, log| qemu_log::explain(error, &log));
             // The caller learns why the clone failed; that its remains also resist is for the log.
@@ -184,7 +189,8 @@ impl Hypervisor for Libvirt {
     }
 
     fn clone_from(&self, spec: &CloneSpec) -> Result<(), Error> {
-        self.clone_with(spec, |domain| {
+        must_be_readable(&[&spec.device_stream])?;
+        self.wake_up(spec, &self.create_clone(spec)?, |domain| {
             monitor::load(domain, &spec.device_stream, LOAD_LIMIT)?;
             domain.resume().map_err(|error| libvirt_error("cannot resume the clone", &error))?;
             Ok(())

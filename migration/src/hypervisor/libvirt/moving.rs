@@ -20,7 +20,7 @@ use virt::domain::Domain;
 use super::monitor::{self, command};
 use super::suspend::{file_error, stream_of};
 use super::wait::{Deadline, poll};
-use super::{CloneSpec, Error, LOAD_LIMIT, Libvirt, libvirt_error};
+use super::{CloneSpec, Error, LOAD_LIMIT, Libvirt, libvirt_error, must_be_readable};
 use crate::VmId;
 use crate::hypervisor::{Moving, Pace};
 
@@ -74,8 +74,21 @@ impl Moving for Libvirt {
         Ok(())
     }
 
+    fn prepare(&self, spec: &CloneSpec) -> Result<(), Error> {
+        // QEMU opens the disk, and reads it again when its state has come: as long as it waits, the disk is another host's.
+        self.create_clone(spec).map(drop)
+    }
+
+    fn load(&self, spec: &CloneSpec) -> Result<(), Error> {
+        must_be_readable(&[&spec.device_stream])?;
+        self.wake_up(spec, &self.domain(spec.vm)?, |domain| {
+            monitor::load(domain, &spec.device_stream, LOAD_LIMIT)
+        })
+    }
+
     fn clone_paused(&self, spec: &CloneSpec) -> Result<(), Error> {
-        self.clone_with(spec, |domain| monitor::load(domain, &spec.device_stream, LOAD_LIMIT))
+        self.prepare(spec)?;
+        self.load(spec)
     }
 }
 

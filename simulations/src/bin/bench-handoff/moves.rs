@@ -1,9 +1,11 @@
 //! One move.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
+use simulations::lab::Host;
 
 use super::arguments::{Arguments, Workload};
 use super::fleet::{CLOUDLETS, Fleet};
@@ -52,9 +54,10 @@ pub fn one(
     let owner = fleet.owner()?;
     // Caches as after any other use; and what the last move left is over.
     client::recognise(fleet.hand()?, fleet.address)?;
+    let (host, to) = (fleet.hand()?, fleet.address);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let asking = scope.spawn(|| beside(fleet, workload, is_probed, &stop));
+        let asking = scope.spawn(|| beside((host, to), workload, is_probed, &stop));
         std::thread::sleep(arguments.work());
         let moved = measure(fleet, owner);
         stop.store(true, Ordering::Relaxed);
@@ -70,12 +73,11 @@ pub fn one(
 }
 
 fn beside(
-    fleet: &Fleet,
+    (host, to): (Host<'_>, SocketAddr),
     workload: Workload,
     is_probed: bool,
     stop: &AtomicBool,
 ) -> anyhow::Result<Beside> {
-    let (host, to) = (fleet.hand()?, fleet.address);
     std::thread::scope(|scope| {
         let probing = is_probed.then(|| scope.spawn(|| client::probe(host, to, stop)));
         let heard = match workload {
