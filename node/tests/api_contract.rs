@@ -258,6 +258,7 @@ async fn the_document_lists_exactly_what_the_router_answers() {
         "POST /api/v1/instances/{id}/handoff",
         "POST /api/v1/instances/{id}/handoff/force",
         "POST /api/v1/pairing",
+        "POST /api/v1/reintegration",
         "POST /api/v1/revocations",
         "PUT /api/v1/drain",
         "PUT /api/v1/place",

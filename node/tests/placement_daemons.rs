@@ -9,7 +9,9 @@
 
 use std::time::Duration;
 
-use handheld::api::{Code, Evacuate, Fate, FigureSource, HandoffState, Holds, Instance, Outcome, PlanVerdict, State};
+use handheld::api::{
+    Code, Evacuate, Fate, FigureSource, HandoffState, Holds, Instance, Outcome, PlanVerdict, State,
+};
 use migration::VmId;
 use node::config::Automatic;
 
@@ -71,12 +73,18 @@ async fn a_plan_says_what_it_would_cost_and_what_it_does_not_know() {
 
     let plan = operator.plan_handoff(instance.id, "site-1").await.unwrap();
     assert_eq!((plan.destination_holds, plan.images_bytes), (Holds::Service, 0), "{plan:?}");
-    assert_eq!((plan.disk_bytes.value, plan.disk_bytes.source), (2.0 * CLUSTER as f64, FigureSource::Measured));
+    assert_eq!(
+        (plan.disk_bytes.value, plan.disk_bytes.source),
+        (2.0 * CLUSTER as f64, FigureSource::Measured)
+    );
     assert_eq!(plan.memory_bytes.source, FigureSource::Assumed, "{plan:?}");
     assert_eq!(plan.dirty_bytes_per_s.source, FigureSource::Assumed, "{plan:?}");
     assert_eq!((plan.verdict, plan.against), (PlanVerdict::Fits, None));
     let rounds: u64 = plan.rounds.iter().map(|round| round.bytes).sum();
-    assert!(plan.bytes.abs_diff(rounds + plan.last.bytes) <= 2 + plan.rounds.len() as u64, "the parts are the whole");
+    assert!(
+        plan.bytes.abs_diff(rounds + plan.last.bytes) <= 2 + plan.rounds.len() as u64,
+        "the parts are the whole"
+    );
     let base = operator.plan_handoff(instance.id, "site-2").await.unwrap();
     assert_eq!(base.destination_holds, Holds::Base, "{base:?}");
     assert!(base.images_bytes > 0 && base.total_ms > plan.total_ms, "{base:?}");
@@ -87,7 +95,8 @@ async fn a_plan_says_what_it_would_cost_and_what_it_does_not_know() {
 
     let id = instance.id.to_string();
     let ran = cloudlet(&sites[0], "handoff", &[&id, "--to", "site-1", "--plan"]).succeeded();
-    for part in ["site-1 holds the Service VM's image", "a guess: nothing was measured", "verdict:     fits"] {
+    for part in ["site-1 holds the Service VM's image", "a guess: nothing was measured", "verdict:     fits"]
+    {
         assert!(ran.stdout.contains(part), "{part}: {}", ran.stdout);
     }
 
@@ -108,7 +117,10 @@ async fn a_plan_says_what_it_would_cost_and_what_it_does_not_know() {
     let done = reached(&operator, &instance, HandoffState::Done).await;
     let other = ready(&operator, "walker", "other").await;
     let plan = operator.plan_handoff(other.id, "site-1").await.unwrap();
-    assert_eq!((plan.memory_bytes.value, plan.memory_bytes.source), (done.sent_bytes as f64, FigureSource::Earlier));
+    assert_eq!(
+        (plan.memory_bytes.value, plan.memory_bytes.source),
+        (done.sent_bytes as f64, FigureSource::Earlier)
+    );
     let code = code_of(&operator.plan_handoff(uuid::Uuid::nil(), "site-1").await.unwrap_err());
     assert_eq!(code, Code::UnknownInstance);
     stop(sites);
@@ -147,6 +159,38 @@ async fn an_evacuated_cloudlet_is_empty_and_says_what_stays() {
     assert_eq!(ran.code, 1, "{} {}", ran.stdout, ran.stderr);
     assert!(ran.stdout.contains("stays: site-0 is being emptied"), "{}", ran.stdout);
     assert!(sites[1].executes(VmId(left[0].id)), "it serves on");
+    stop(sites);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_go_home_over_several_cloudlets_and_restarts() {
+    let authority = mission::authority();
+    let mut sites = sites(&authority, 3, |_, world| world.keep = node::lifecycle::Keep::Ready);
+    knows(&sites[0], 2).await;
+    knows(&sites[1], 2).await;
+    let instance = ready(&sites[0].operator(), "walker", "phone").await;
+    // One that is at home stays.
+    let native = ready(&sites[2].operator(), "walker", "other").await;
+    let vm = VmId(instance.id);
+    for (from, to) in [(0, "site-1"), (1, "site-2")] {
+        let operator = sites[from].operator();
+        operator.hand_off(instance.id, to).await.unwrap();
+        reached(&operator, &instance, HandoffState::Done).await;
+    }
+    sites[2].daemon.take().unwrap().stop().unwrap();
+    sites[2].start();
+    knows(&sites[2], 2).await;
+    let operator = sites[2].operator();
+    until("it serves again", || async {
+        operator.instance(instance.id).await.unwrap().state == State::Ready
+    })
+    .await;
+    let ran = cloudlet(&sites[2], "reintegrate", &[]).succeeded();
+    assert!(ran.stdout.contains(&instance.id.to_string()), "{}", ran.stdout);
+    assert!(sites[0].executes(vm) && !sites[2].executes(vm));
+    assert!(sites[2].executes(VmId(native.id)));
+    let ran = cloudlet(&sites[0], "reintegrate", &[]).succeeded();
+    assert_eq!(ran.stdout, "every instance here is at home\n");
     stop(sites);
 }
 
@@ -214,13 +258,19 @@ async fn the_policy_moves_says_or_keeps_still_as_configured() {
         }
         operator.drain(true).await.unwrap();
         match automatic {
-            Automatic::On => until("it has moved", || async { sites[1].executes(vm) && !sites[0].executes(vm) }).await,
+            Automatic::On => {
+                until("it has moved", || async { sites[1].executes(vm) && !sites[0].executes(vm) }).await
+            }
             Automatic::DryRun => {
                 let would = || async { decided().await.unwrap().outcome == Outcome::WouldMove };
                 until("it is said that it would move", would).await;
                 assert_eq!(decided().await.unwrap().reason.as_deref(), Some("drain"));
                 let ran = cloudlet(&sites[0], "placement", &[]).succeeded();
-                assert!(ran.stdout.contains("would move to site-1: this cloudlet is being emptied"), "{}", ran.stdout);
+                assert!(
+                    ran.stdout.contains("would move to site-1: this cloudlet is being emptied"),
+                    "{}",
+                    ran.stdout
+                );
             }
             // Longer than it takes to look twice.
             Automatic::Off => tokio::time::sleep(Duration::from_secs(5)).await,

@@ -16,6 +16,7 @@
 //! | `GET /instances/{id}/handoff/plan?to=…` | | [`HandoffPlan`]: what it would cost |
 //! | `POST /instances/{id}/handoff/force` | [`ForceHandoff`] | [`Handoff`]: an instance in doubt serves on here |
 //! | `POST`, `GET`, `DELETE /evacuation` | [`Evacuate`] | [`Evacuation`]: 202; how far it is; ended |
+//! | `POST /reintegration` | | `[Handoff]`, 202: instances go back to where they were first started |
 //! | `GET /placement` | | [`Placement`]: where instances should be, and why |
 //! | `DELETE /instances/{id}?client_token=…` | | [`Instance`]: that client no longer uses it; the last one stops it |
 //! | `DELETE /instances/{id}?force=true` | | [`Instance`]: stopped whoever uses it |
@@ -57,8 +58,8 @@ pub use handoff::{Handoff, HandoffState, HandoffTo};
 pub use images::{FetchImage, FetchState, FetchedFrom, ImageFetch};
 pub use moved::{Gone, Moved};
 pub use placement::{
-    Automatic, Candidate, Decided, Evacuate, Evacuation, EvacuationState, Fate, Figure, FigureSource, ForceHandoff,
-    HandoffPlan, Holds, Leaving, Outcome, Placement, PlanVerdict, PlannedRound,
+    Automatic, Candidate, Decided, Evacuate, Evacuation, EvacuationState, Fate, Figure, FigureSource,
+    ForceHandoff, HandoffPlan, Holds, Leaving, Outcome, Placement, PlanVerdict, PlannedRound,
 };
 pub use standing::{Drain, Guests, Heading, HeldService, Place, PowerSource, Standing};
 

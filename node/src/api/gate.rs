@@ -4,7 +4,7 @@
 //! | request | needs |
 //! |---|---|
 //! | `GET` anything, tunnels included, `POST /instances`, `DELETE /instances/{id}?client_token=…`, `POST /revocations` | `use-services` |
-//! | `DELETE /instances/{id}?force=true`, `POST` and `DELETE /instances/{id}/handoff`, `POST /instances/{id}/handoff/force`, `POST` and `DELETE /evacuation`, `POST /images/fetches`, `DELETE /images/fetches/{id}`, `PUT` and `DELETE /place`, `PUT /drain` | `operate` |
+//! | `DELETE /instances/{id}?force=true`, `POST` and `DELETE /instances/{id}/handoff`, `POST /instances/{id}/handoff/force`, `POST` and `DELETE /evacuation`, `POST /reintegration`, `POST /images/fetches`, `DELETE /images/fetches/{id}`, `PUT` and `DELETE /place`, `PUT /drain` | `operate` |
 //! | `POST /pairing` | this cloudlet's own key: the operator at its console |
 //!
 //! This cloudlet's own key may do everything.
@@ -106,7 +106,9 @@ fn needs(request: &Request) -> Option<Permissions> {
     match *request.method() {
         Method::GET | Method::HEAD => Some(Permissions::USE_SERVICES),
         Method::POST if matches!(path, "/instances" | "/revocations") => Some(Permissions::USE_SERVICES),
-        Method::POST if matches!(path, FETCHES | EVACUATION) || is_handoff(path) => Some(Permissions::OPERATE),
+        Method::POST if matches!(path, FETCHES | EVACUATION | "/reintegration") || is_handoff(path) => {
+            Some(Permissions::OPERATE)
+        }
         Method::DELETE if path.starts_with("/instances/") && !is_handoff(path) && is_own_use(request) => {
             Some(Permissions::USE_SERVICES)
         }
@@ -170,7 +172,7 @@ mod tests {
             let handoff = format!("/instances/1/handoff{query}");
             assert_eq!(needs(method, &handoff), Some(Permissions::OPERATE), "{method} {handoff}");
         }
-        for path in ["/instances/1/handoff/force", "/evacuation"] {
+        for path in ["/instances/1/handoff/force", "/evacuation", "/reintegration"] {
             assert_eq!(needs("POST", path), Some(Permissions::OPERATE), "{path}");
         }
         assert_eq!(needs("DELETE", "/evacuation?client_token=a"), Some(Permissions::OPERATE));

@@ -110,6 +110,25 @@ pub(super) async fn force(
     api.operate(vm, async |handoffs| handoffs.force(vm).await).await
 }
 
+/// Sends every instance that was first started at another cloudlet back there. For operators.
+///
+/// Answers at once. Each is tried whenever its home is in reach, until it is done or cancelled as any other handoff.
+#[utoipa::path(post, path = "/reintegration", tag = "cloudlet", responses(
+    (status = 202, description = "Those that are on their way now", body = [api::Handoff]),
+    (status = 403, description = "The caller is no operator (`not-allowed`)", body = Problem),
+    (status = 409, description = "This cloudlet knows no others (`no-mission`)", body = Problem),
+    (status = 500, description = "It is not known where they were started (`internal`)", body = Problem),
+    (status = 503, description = "The cloudlet is shutting down (`shutting-down`)", body = Problem),
+))]
+pub(super) async fn reintegrate(
+    State(api): State<Api>,
+) -> Result<(StatusCode, Json<Vec<api::Handoff>>), Failed> {
+    let handoffs = api.handoffs()?;
+    let begun = handoffs.reintegrate().await.map_err(|error| Failure::from(&error))?;
+    let shown = begun.into_iter().filter_map(|vm| handoffs.status(vm));
+    Ok((StatusCode::ACCEPTED, Json(shown.map(|status| view(&status)).collect())))
+}
+
 fn shown(handoffs: &Handoffs, vm: VmId) -> Result<api::Handoff, Failure> {
     match handoffs.status(vm) {
         Some(status) => Ok(view(&status)),
@@ -131,6 +150,12 @@ impl Failed {
         if let (handoff::Error::Elsewhere(_), Some(gone)) = (error, gone(handoffs, vm)) {
             return Self::Gone(gone);
         }
+        Self::Problem(error.into())
+    }
+}
+
+impl From<&handoff::Error> for Failure {
+    fn from(error: &handoff::Error) -> Self {
         let code = match error {
             handoff::Error::UnknownInstance(_) => Code::UnknownInstance,
             handoff::Error::Here => Code::BadRequest,
@@ -140,11 +165,12 @@ impl Failed {
             | handoff::Error::UnderWay
             | handoff::Error::NothingToCancel
             | handoff::Error::NotInDoubt => Code::NotReady,
+            handoff::Error::Homes(_) => Code::Internal,
             handoff::Error::TooMany | handoff::Error::Instances(_) | handoff::Error::Gone => {
                 Code::ShuttingDown
             }
         };
-        Self::Problem(Failure::new(code, error.to_string()))
+        Self::new(code, error.to_string())
     }
 }
 

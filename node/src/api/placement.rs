@@ -6,8 +6,8 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use handheld::api::{
-    self, Automatic, Candidate, Code, Decided, Evacuate, EvacuationState, Figure, FigureSource, Gone, HandoffPlan,
-    Holds, Leaving, PlanVerdict, PlannedRound, Problem,
+    self, Automatic, Candidate, Code, Decided, Evacuate, EvacuationState, Figure, FigureSource, Gone,
+    HandoffPlan, Holds, Leaving, PlanVerdict, PlannedRound, Problem,
 };
 use mesh::placement::{Considered, Decision, Mode, Outcome, Reason};
 use migration::handoff::plan::{Round, Verdict};

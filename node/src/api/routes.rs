@@ -45,6 +45,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(standing::drain))
         .routes(routes!(handoff::order, handoff::progress, handoff::cancel))
         .routes(routes!(handoff::force))
+        .routes(routes!(handoff::reintegrate))
         .routes(routes!(placement::plan))
         .routes(routes!(placement::evacuate, placement::evacuation, placement::cancel_evacuation))
         .routes(routes!(placement::placement))

@@ -84,6 +84,14 @@ pub enum Command {
     ///
     /// Ctrl-C ends it: what has not left serves on here. Afterwards nobody new is taken until 'cloudlet drain off'.
     Evacuate(Evacuate),
+    /// Send every instance that was first started at another cloudlet back there
+    ///
+    /// Each is tried whenever its home is in reach. Ctrl-C ends it: what has not left serves on here.
+    Reintegrate {
+        /// Address of the cloudlet that they leave [default: the one that the configuration describes]
+        #[arg(long, value_name = "URL")]
+        api: Option<String>,
+    },
     /// Show where instances should be, as the running cloudlet decided last, and why
     Placement {
         /// Address of a cloudlet [default: the one that the configuration describes]

@@ -37,8 +37,7 @@ pub(super) fn run(wanted: Handoff, global: &Global, output: Output) -> Result<()
 
 async fn hand_off(client: &Client, vm: Uuid, to: &str, output: Output) -> Result<(), Failure> {
     // Heard from the start, so that an interrupt never leaves it running unasked.
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut handoff = client.hand_off(vm, to).await.map_err(failure)?;
     let progress = output.progress();
     let ended = tokio::select! {
@@ -49,6 +48,49 @@ async fn hand_off(client: &Client, vm: Uuid, to: &str, output: Output) -> Result
     ended?;
     progress.done();
     report(&handoff, to, output)
+}
+
+/// Sends home what is at home elsewhere.
+pub(super) fn reintegrate(api: Option<&str>, global: &Global, output: Output) -> Result<(), Failure> {
+    let config = super::load(global, Vec::new())?.config;
+    let client = vm::client(&config, api)?;
+    vm::block_on(async {
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let mut all = client.reintegrate().await.map_err(failure)?;
+        let vms: Vec<Uuid> = all.iter().map(|handoff| handoff.instance).collect();
+        let progress = output.progress();
+        let following = async {
+            let mut ended = Ok(());
+            for handoff in &mut all {
+                let to = handoff.to.clone();
+                // One that fails keeps no other from going.
+                ended = follow(&client, handoff, &to, &progress).await.and(ended);
+            }
+            ended
+        };
+        let ended = tokio::select! {
+            ended = following => ended,
+            _ = interrupt.recv() => Err(all_interrupted(&client, &vms).await),
+            _ = terminate.recv() => Err(all_interrupted(&client, &vms).await),
+        };
+        ended?;
+        progress.done();
+        let line = |handoff: &api::Handoff| format!("{} serves at {}\n", handoff.instance, handoff.to);
+        let text = || match all.is_empty() {
+            true => "every instance here is at home\n".to_owned(),
+            false => all.iter().map(line).collect(),
+        };
+        output.result(text, || json!(all))
+    })?
+}
+
+async fn all_interrupted(client: &Client, vms: &[Uuid]) -> Failure {
+    for vm in vms {
+        // Those that are there already cannot be stopped, and need not.
+        let _ = client.cancel_handoff(*vm).await;
+    }
+    Failure::failed(anyhow!("interrupted; what has not left serves on here"), "'cloudlet vm list' shows it")
 }
 
 /// The operator vouches that the destination is gone.

@@ -62,6 +62,7 @@ fn command(cli: Cli) -> Result<(), Failure> {
         Command::Vm(vm) => vm::run(vm, &global, output),
         Command::Handoff(wanted) => handoff::run(wanted, &global, output),
         Command::Evacuate(wanted) => evacuate::run(&wanted, &global, output),
+        Command::Reintegrate { api } => handoff::reintegrate(api.as_deref(), &global, output),
         Command::Placement { api } => placement::run(api.as_deref(), &global, output),
         Command::Mesh { api } => mesh::run(api.as_deref(), &global, output),
         Command::Position(position) => standing::position(position, &global, output),

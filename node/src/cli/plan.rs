@@ -16,11 +16,15 @@ pub(super) async fn run(client: &Client, vm: Uuid, to: &str, output: Output) -> 
 fn text(plan: &HandoffPlan, to: &str) -> String {
     let holds = match plan.destination_holds {
         Holds::Service => format!("{to} holds the Service VM's image"),
-        Holds::Base => format!("{to} holds the base image; {} of the Service VM's travel first", bytes(plan.images_bytes)),
+        Holds::Base => format!(
+            "{to} holds the base image; {} of the Service VM's travel first",
+            bytes(plan.images_bytes)
+        ),
         Holds::Nothing => format!("{to} holds no image of it; {} travel first", bytes(plan.images_bytes)),
     };
     let in_bytes = |figure: Figure| bytes(figure.value as u64);
-    let rest = plan.contact_rest_ms.map_or_else(|| "not known".to_owned(), |ms| format!("{} more", seconds(ms)));
+    let rest =
+        plan.contact_rest_ms.map_or_else(|| "not known".to_owned(), |ms| format!("{} more", seconds(ms)));
     let rounds: Vec<String> =
         plan.rounds.iter().map(|round| format!("{} in {}", bytes(round.bytes), seconds(round.ms))).collect();
     let rounds = if rounds.is_empty() { "none".to_owned() } else { rounds.join(", ") };
@@ -31,12 +35,23 @@ fn text(plan: &HandoffPlan, to: &str) -> String {
         ("disk", sourced(in_bytes(plan.disk_bytes), plan.disk_bytes)),
         ("kept there", kept),
         ("changes", sourced(format!("{}/s", in_bytes(plan.dirty_bytes_per_s)), plan.dirty_bytes_per_s)),
-        ("link", sourced(format!("{:.1} Mbit/s", plan.rate_bytes_per_s.value / 125_000.0), plan.rate_bytes_per_s)),
+        (
+            "link",
+            sourced(format!("{:.1} Mbit/s", plan.rate_bytes_per_s.value / 125_000.0), plan.rate_bytes_per_s),
+        ),
         ("round trip", sourced(format!("{:.1} ms", plan.rtt_ms.value), plan.rtt_ms)),
         ("contact", rest),
         ("rounds", format!("{rounds}; the rest {} in {}", bytes(plan.last.bytes), seconds(plan.last.ms))),
         ("fixed", sourced(format!("{:.0} ms", plan.fixed_ms.value), plan.fixed_ms)),
-        ("in all", format!("{} in {}, standing still for {}", bytes(plan.bytes), seconds(plan.total_ms), seconds(plan.downtime_ms))),
+        (
+            "in all",
+            format!(
+                "{} in {}, standing still for {}",
+                bytes(plan.bytes),
+                seconds(plan.total_ms),
+                seconds(plan.downtime_ms)
+            ),
+        ),
         ("verdict", verdict(plan, to)),
     ];
     rows.iter().map(|(head, text)| format!("{:<13}{text}\n", format!("{head}:"))).collect()

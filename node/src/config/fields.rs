@@ -381,7 +381,12 @@ pub const FIELDS: [Field; 47] = [
             "A battery with no more than this counts as about to be empty.",
         ),
     ),
-    field("handoff", "at_once", Kind::Whole { least: 1, most: 16 }, "Most handoffs that are begun by themselves at a time."),
+    field(
+        "handoff",
+        "at_once",
+        Kind::Whole { least: 1, most: 16 },
+        "Most handoffs that are begun by themselves at a time.",
+    ),
     unit(
         "metres",
         field(
@@ -464,7 +469,8 @@ mod tests {
             assert!(SECTIONS.iter().any(|(section, _)| *section == field.section), "{}", field.name());
             assert!(field.about.ends_with('.') && !field.takes().is_empty(), "{}", field.name());
             let is_number = matches!(field.kind, Kind::Whole { .. } | Kind::Number { .. });
-            let bare = ["instances.max", "instances.cpu_overcommit", "handoff.at_once"].contains(&field.name().as_str())
+            let bare = ["instances.max", "instances.cpu_overcommit", "handoff.at_once"]
+                .contains(&field.name().as_str())
                 || field.key.starts_with("strangers");
             assert_eq!(field.unit.is_some(), is_number && !bare, "unit of {}", field.name());
         }

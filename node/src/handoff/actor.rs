@@ -22,7 +22,8 @@ use crate::lifecycle::{self, Service};
 
 mod effects;
 
-/// How often a destination that was out of reach is looked for. A guess: a contact of seconds must be used.
+/// How often a destination that was out of reach is looked for. A guess: a contact of seconds must be used. The mesh tells of
+/// every change of every advert, which is more often than this in a large mission, and each look is one in a map.
 const LOOK_FOR: Duration = Duration::from_millis(500);
 /// Pause between tries that failed although the destination is there. A guess.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
@@ -30,7 +31,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(2);
 const FROZEN_TRIES_MOST: u32 = 3;
 /// How often a status is renewed while pages travel.
 const SHOW_EVERY: Duration = Duration::from_millis(200);
-/// Pause before a record that could not be written is written again; nothing else happens to the VM until then.
+/// Pause before what must be done and failed is done again: a record written, a VM resumed or removed. A guess; nobody tells
+/// when a disk has room again or libvirt answers, and nothing else may happen to the VM until then.
 const WRITE_AGAIN: Duration = Duration::from_millis(500);
 /// How often a VM that is to run on is told so when that fails.
 const RESUME_TRIES: u32 = 5;
@@ -392,7 +394,9 @@ impl Actor {
 
     /// Keeps what the handoff took, for forecasts.
     fn learn(&self) {
-        let Some(Order { to, since, downtime, image: Some(image), figures, .. }) = &self.order else { return };
+        let Some(Order { to, since, downtime, image: Some(image), figures, .. }) = &self.order else {
+            return;
+        };
         let took = self.shared.clock.now().saturating_sub(*since);
         let sent_bytes = Figures::get(&figures.sent_bytes);
         self.shared.learnt().note(*image, *to, Experience { sent_bytes, downtime: *downtime }, took);

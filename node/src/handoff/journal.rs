@@ -51,6 +51,7 @@ pub struct Journal {
     places: sled::Tree,
     arrivals: sled::Tree,
     orders: sled::Tree,
+    homes: sled::Tree,
 }
 
 impl Journal {
@@ -63,7 +64,8 @@ impl Journal {
                 .mode(sled::Mode::LowSpace)
                 .open()?;
             let (places, arrivals) = (db.open_tree("places")?, db.open_tree("arrivals")?);
-            Ok(Self { places, arrivals, orders: db.open_tree("orders")?, db })
+            let (orders, homes) = (db.open_tree("orders")?, db.open_tree("homes")?);
+            Ok(Self { places, arrivals, orders, homes, db })
         };
         open().map_err(|source| Error::Open { path: path.to_owned(), source })
     }
@@ -102,10 +104,23 @@ impl Journal {
         self.arrivals.get(vm.0.as_bytes())?.map(|bytes| record::decode(&bytes).map_err(damaged)).transpose()
     }
 
-    /// It is in the instances' own records now, or not wanted.
+    /// It has moved on, or did not come.
     pub fn forget_arrival(&self, vm: VmId) -> Result<(), Error> {
         self.arrivals.remove(vm.0.as_bytes())?;
+        self.homes.remove(vm.0.as_bytes())?;
         Ok(())
+    }
+
+    /// Keeps where an instance that is about to be taken over was first started.
+    pub fn put_home(&self, vm: VmId, home: NodeId) -> Result<(), Error> {
+        self.homes.insert(vm.0.as_bytes(), home.as_bytes().as_slice())?;
+        self.db.flush()?;
+        Ok(())
+    }
+
+    /// Where instances were first started that came from elsewhere.
+    pub fn homes(&self) -> Result<BTreeMap<VmId, NodeId>, Error> {
+        nodes(&self.homes)
     }
 
     /// Keeps where a VM is to be sent, or that it is not to be sent any more.
@@ -120,14 +135,19 @@ impl Journal {
 
     /// Where VMs are to be sent.
     pub fn orders(&self) -> Result<BTreeMap<VmId, NodeId>, Error> {
-        let mut orders = BTreeMap::new();
-        for vm in keys(&self.orders)? {
-            let node = self.orders.get(vm.0.as_bytes())?;
-            let node = node.and_then(|bytes| <[u8; NodeId::BYTES]>::try_from(&bytes[..]).ok());
-            orders.extend(node.map(|node| (vm, NodeId::from_bytes(node))));
-        }
-        Ok(orders)
+        nodes(&self.orders)
     }
+}
+
+/// A tree of cloudlets by VM.
+fn nodes(tree: &sled::Tree) -> Result<BTreeMap<VmId, NodeId>, Error> {
+    let mut nodes = BTreeMap::new();
+    for vm in keys(tree)? {
+        let node = tree.get(vm.0.as_bytes())?;
+        let node = node.and_then(|bytes| <[u8; NodeId::BYTES]>::try_from(&bytes[..]).ok());
+        nodes.extend(node.map(|node| (vm, NodeId::from_bytes(node))));
+    }
+    Ok(nodes)
 }
 
 fn keys(tree: &sled::Tree) -> Result<Vec<VmId>, Error> {
@@ -192,6 +212,10 @@ mod tests {
         journal.put_order(vm, Some(node)).unwrap();
         assert_eq!(journal.orders().unwrap(), BTreeMap::from([(vm, node)]));
         journal.put_order(vm, None).unwrap();
+        journal.put_home(vm, node).unwrap();
+        assert_eq!(journal.homes().unwrap(), BTreeMap::from([(vm, node)]));
+        journal.forget_arrival(vm).unwrap();
+        assert!(journal.homes().unwrap().is_empty());
         journal.put(vm, None).unwrap();
         assert!(journal.all().unwrap().is_empty() && journal.orders().unwrap().is_empty());
     }

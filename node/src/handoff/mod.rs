@@ -35,6 +35,7 @@ mod actor;
 mod experience;
 mod journal;
 mod mail;
+mod papers;
 mod receive;
 mod send;
 mod startup;
@@ -53,9 +54,9 @@ use mail::Mail;
 use stock::Stock;
 use wire::Frame;
 
+pub use experience::Experience;
 pub use journal::{Error as JournalError, Journal};
 pub use startup::{Error as SettleError, Estate, settle};
-pub use experience::Experience;
 pub use status::{Phase, Status};
 pub use ways::{SwarmWays, Ways, accept_swarm};
 
@@ -99,6 +100,9 @@ pub enum Error {
     /// It is known who owns it.
     #[error("it is not in doubt where the instance runs; nothing needs to be forced")]
     NotInDoubt,
+    /// The records cannot be read.
+    #[error("cannot read where instances were first started: {0}")]
+    Homes(String),
     /// Too many VMs take part in handoffs.
     #[error("too many handoffs are under way; try again later")]
     TooMany,
@@ -257,6 +261,22 @@ impl Handoffs {
             return Err(Error::TooMany);
         }
         answer.await.map_err(|_| Error::Gone)?
+    }
+
+    /// Sends every ready instance that was first started elsewhere back there; gives which. Each is tried whenever its home is in
+    /// reach, until it is done or cancelled.
+    pub async fn reintegrate(&self) -> Result<Vec<VmId>, Error> {
+        let homes = self.0.homes().await.map_err(Error::Homes)?;
+        let mut begun = Vec::new();
+        for instance in self.0.instances.list().await.map_err(Error::Instances)? {
+            let Some(home) = homes.get(&instance.vm).filter(|home| **home != self.0.node) else { continue };
+            match self.order(instance.vm, *home).await {
+                Ok(()) => begun.push(instance.vm),
+                // It moves already, or not any more.
+                Err(error) => tracing::info!(vm = %instance.vm, %error, "an instance is not sent home"),
+            }
+        }
+        Ok(begun)
     }
 
     /// Handoffs that are under way and those that ended lately, always the newest.
@@ -499,6 +519,13 @@ impl Shared {
             }
             Err(error) => error.to_string(),
         }
+    }
+
+    /// Where instances were first started that came from elsewhere.
+    async fn homes(&self) -> Result<BTreeMap<VmId, NodeId>, String> {
+        let journal = self.journal.clone();
+        let read = tokio::task::spawn_blocking(move || journal.homes().map_err(|error| chain(&error)));
+        read.await.unwrap_or_else(|error| Err(error.to_string()))
     }
 
     async fn forget_arrival(&self, vm: VmId) {

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use vm_images::{Digest, ImageId, Role, qcow2};
 
 use super::journal::Journal;
+use super::papers;
 use super::stock::Stock;
 use super::wire::{self, Frame, MAX_HASHES};
 use crate::causes::chain;
@@ -220,7 +221,8 @@ fn rebuild(
         gather(&mut sink, &mut frames, scope.spawn(|| prepare(berth, &spec, &backing)))
     })?;
     let all_came = berth.clock.now();
-    let saved = record::decode(&record).map_err(|error| here(&error))?;
+    let (home, record) = papers::decode(&record);
+    let saved = record::decode(record).map_err(|error| here(&error))?;
     if saved.vm != berth.vm || saved.service.image != berth.image {
         return Err(Failure::Here("the source sent the record of another instance".to_owned()));
     }
@@ -248,6 +250,9 @@ fn rebuild(
     };
     let told = berth.clock.now();
     let kept = record::encode(&standing_still(Duration::ZERO, &saved)).map_err(|error| here(&error))?;
+    if let Some(home) = home {
+        berth.journal.put_home(berth.vm, home).map_err(|error| here(&error))?;
+    }
     berth.journal.put_arrival(berth.vm, &kept).map_err(|error| here(&error))?;
     let ms = |from: Duration, to: Duration| to.saturating_sub(from).as_millis() as u64;
     tracing::info!(

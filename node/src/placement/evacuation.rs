@@ -93,7 +93,8 @@ impl Evacuation {
 
     /// What it sent to somebody who has not been in reach for too long.
     pub(super) fn overdue(&self, now: Duration) -> Vec<(VmId, NodeId)> {
-        let is_overdue = |since: Option<Duration>| since.is_some_and(|at| now.saturating_sub(at) >= WAITS_FOR);
+        let is_overdue =
+            |since: Option<Duration>| since.is_some_and(|at| now.saturating_sub(at) >= WAITS_FOR);
         let late = self.ordered.iter().filter(|(_, (_, since))| is_overdue(*since));
         late.map(|(vm, (to, _))| (*vm, *to)).collect()
     }
@@ -162,7 +163,8 @@ impl Evacuation {
         if !matches!(instance.phase, lifecycle::Phase::Ready { .. }) {
             return Fate::Waits("it starts".to_owned());
         }
-        if let Some(Outcome::Move { .. } | Outcome::Wait { .. }) = decision.map(|decision| &decision.outcome) {
+        if let Some(Outcome::Move { .. } | Outcome::Wait { .. }) = decision.map(|decision| &decision.outcome)
+        {
             self.stuck.remove(&vm);
             return Fate::Waits("its turn".to_owned());
         }

@@ -170,8 +170,7 @@ impl Way {
         let is_neighbour = matches!(reach, Some(Reach::Neighbour { .. }));
         let measured = own.and_then(|own| own.links.get(&to)?.rate_bytes_per_s).map(|rate| rate as f64);
         let earlier = Figure::or_assumed(earlier_bytes_s, Source::Earlier, RATE_BYTES_S);
-        let rate_bytes_s =
-            measured.map_or(earlier, |value| Figure { value, source: Source::Measured });
+        let rate_bytes_s = measured.map_or(earlier, |value| Figure { value, source: Source::Measured });
         let (rtt, assumed) = match reach {
             Some(Reach::Neighbour { rtt }) => (rtt, ROUND_TRIP),
             Some(Reach::Far { hops }) => (None, ROUND_TRIP * u32::from(hops)),
@@ -242,10 +241,10 @@ impl std::fmt::Display for Against {
 impl Forecast {
     /// Puts it together. `kept_bytes` are there from an earlier try.
     pub fn new(need: Need, way: Way, there: Option<&Advert>, kept_bytes: u64) -> Self {
-        let holds = |image: &ImageId| {
-            there.is_some_and(|there| there.images.values().any(|held| held == image))
-        };
-        let has_base = |base: &ImageId| there.is_some_and(|there| there.base_images.contains(base)) || holds(base);
+        let holds =
+            |image: &ImageId| there.is_some_and(|there| there.images.values().any(|held| held == image));
+        let has_base =
+            |base: &ImageId| there.is_some_and(|there| there.base_images.contains(base)) || holds(base);
         let (holds, images_bytes) = match &need.base {
             _ if holds(&need.image) => (Holds::Service, 0),
             Some(base) if has_base(base) => (Holds::Base, need.image_bytes),
@@ -328,5 +327,139 @@ fn against(need: &Need, there: &Advert) -> Option<Against> {
             Some(Against::Now(format!("it lacks {missing} MiB of memory")))
         }
         Presence::Serving => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    use mesh::advert::{Capabilities, Gpu, LinkQuality, Position};
+    use mesh::membership::Member;
+    use migration::hypervisor::fake::hardware;
+    use vm_images::Digest;
+
+    use super::*;
+
+    fn node(number: u8) -> NodeId {
+        NodeId::from_bytes([number; NodeId::BYTES])
+    }
+
+    fn image(name: &str) -> ImageId {
+        ImageId(Digest::of(name.as_bytes()))
+    }
+
+    fn advert(number: u8) -> Advert {
+        let guest = hardware();
+        let capabilities = Capabilities {
+            accelerator: guest.accelerator,
+            gpu: Gpu::None,
+            architecture: "x86_64".to_owned(),
+            cpu_models: BTreeSet::from([guest.cpu_model]),
+            machines: BTreeSet::from([guest.machine]),
+            guest_systems: BTreeSet::new(),
+            guest_speed_permille: None,
+        };
+        let mut advert = Advert::new(node(number), format!("truck-{number}"), capabilities);
+        advert.load.memory_free_bytes = 1 << 30;
+        advert
+    }
+
+    fn members(own: Advert, there: Advert) -> Members {
+        let rtt = Some(Duration::from_millis(20));
+        let member = |advert: Advert, reach| Member {
+            advert: Arc::new(advert),
+            key: [0; 32],
+            reach,
+            heard: Duration::ZERO,
+        };
+        [(node(1), member(own, Reach::Own)), (node(2), member(there, Reach::Neighbour { rtt }))].into()
+    }
+
+    fn need() -> Need {
+        let assumed = |value| Figure { value, source: Source::Assumed };
+        Need {
+            vm: VmId(uuid::Uuid::from_u128(1)),
+            image: image("service"),
+            base: Some(image("base")),
+            image_bytes: 50_000_000,
+            base_bytes: 500_000_000,
+            hardware: hardware(),
+            claim: Claim { memory_bytes: 256 << 20, cpu_millis: 500 },
+            memory_bytes: assumed(1_000_000),
+            disk_bytes: assumed(250_000),
+            dirty_bytes_s: Figure { value: 0.0, source: Source::Assumed },
+            fixed: Figure { value: Duration::from_millis(250), source: Source::Assumed },
+        }
+    }
+
+    fn plan(members: &Members, kept_bytes: u64) -> Forecast {
+        let there = members.get(&node(2)).map(|member| &*member.advert);
+        Forecast::new(need(), Way::to(node(2), members, None, 300.0), there, kept_bytes)
+    }
+
+    #[test]
+    fn what_the_destination_holds_decides_what_travels() {
+        let (own, mut there) = (advert(1), advert(2));
+        let with = |there: &Advert, kept| plan(&members(own.clone(), there.clone()), kept);
+        let nothing = with(&there, 0);
+        assert_eq!((nothing.holds, nothing.images_bytes), (Holds::Nothing, 550_000_000));
+        there.base_images.insert(image("base"));
+        let base = with(&there, 0);
+        assert_eq!((base.holds, base.images_bytes), (Holds::Base, 50_000_000));
+        assert_eq!(base.images_time, Duration::from_secs(40), "10 Mbit/s are assumed");
+        there.images.insert("speech".parse().unwrap(), image("service"));
+        let service = with(&there, 0);
+        assert_eq!((service.holds, service.images_bytes, service.bytes()), (Holds::Service, 0, 1_250_000));
+        assert_eq!(service.total() + Duration::from_secs(40), base.total());
+        // What came already is not sent again.
+        assert_eq!(with(&there, 1_000_000).bytes(), 250_000);
+        assert_eq!(with(&there, u64::MAX).bytes(), 0);
+    }
+
+    #[test]
+    fn figures_say_where_they_come_from() {
+        let (mut own, there) = (advert(1), advert(2));
+        let way =
+            |own: &Advert, earlier| Way::to(node(2), &members(own.clone(), there.clone()), earlier, 300.0);
+        assert_eq!(way(&own, None).rate_bytes_s, Figure { value: RATE_BYTES_S, source: Source::Assumed });
+        assert_eq!(way(&own, Some(7.0)).rate_bytes_s, Figure { value: 7.0, source: Source::Earlier });
+        let link = LinkQuality { rate_bytes_per_s: Some(9), ..LinkQuality::default() };
+        own.links.insert(node(2), link);
+        assert_eq!(way(&own, Some(7.0)).rate_bytes_s, Figure { value: 9.0, source: Source::Measured });
+        assert_eq!(way(&own, None).round_trip.source, Source::Measured);
+        assert!(way(&own, None).is_there && !Way::to(node(3), &members(own, there), None, 300.0).is_there);
+    }
+
+    #[test]
+    fn a_contact_that_ends_too_soon_is_said_with_what_is_lacking() {
+        let (mut own, mut there) = (advert(1), advert(2));
+        there.base_images.insert(image("base"));
+        own.position = Position::new(48.0, 11.0);
+        // 250 m north and away at 20 m/s: the image alone takes 40 s.
+        there.position = Position::new(48.0 + 250.0 / 111_195.0, 11.0);
+        there.motion = mesh::advert::Motion::new(0.0, 20.0);
+        let forecast = plan(&members(own, there), 0);
+        let rest = forecast.way.contact.expected().unwrap();
+        assert!(rest < Duration::from_secs(10), "{rest:?}");
+        let needed = forecast.total() + Goal::default().margin;
+        assert_eq!(forecast.estimate.verdict, Verdict::ByInstalments { short_by: needed - rest });
+        assert!(forecast.cost().feasible, "what the policy makes of it is its own affair");
+    }
+
+    #[test]
+    fn who_would_refuse_is_named_and_who_is_gone_has_no_link() {
+        let (own, mut there) = (advert(1), advert(2));
+        there.load.memory_free_bytes = 1 << 20;
+        let forecast = plan(&members(own.clone(), there.clone()), 0);
+        assert_eq!(forecast.against.as_ref().unwrap().to_string(), "it lacks 255 MiB of memory");
+        assert!(forecast.can_run(), "it may have room later");
+        there.capabilities.machines.clear();
+        assert!(!plan(&members(own.clone(), there.clone()), 0).can_run());
+        let mut known = members(own, there);
+        known.get_mut(&node(2)).unwrap().reach = Reach::UnreachableSince(Duration::ZERO);
+        let gone = plan(&known, 0);
+        assert_eq!((gone.estimate.verdict, gone.cost().feasible), (Verdict::NoLink, false));
     }
 }

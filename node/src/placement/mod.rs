@@ -150,7 +150,8 @@ impl Placement {
     pub async fn evacuated(&self, limit: Duration) -> Result<Evacuation, Error> {
         let mut report = self.report.clone();
         self.evacuate(None, Some(limit)).await?;
-        let ended = |report: &Report| report.evacuation.as_ref().is_some_and(|one| one.state != State::Running);
+        let ended =
+            |report: &Report| report.evacuation.as_ref().is_some_and(|one| one.state != State::Running);
         let report = report.wait_for(ended).await.map_err(|_| Error::Gone)?;
         report.evacuation.clone().ok_or(Error::Gone)
     }
@@ -340,7 +341,9 @@ impl Owner {
 
     /// What this task has sent to a cloudlet that is not there any more may go to another one.
     async fn give_up_on_the_lost(&mut self, now: Duration, statuses: &[Status]) {
-        let Some(evacuation) = self.evacuation.as_ref().filter(|one| one.state == State::Running) else { return };
+        let Some(evacuation) = self.evacuation.as_ref().filter(|one| one.state == State::Running) else {
+            return;
+        };
         for (vm, to) in evacuation.overdue(now) {
             let waits = statuses.iter().rev().find(|status| status.vm == vm).map(|status| &status.phase);
             let Some(Phase::Waiting { reason }) = waits else { continue };

@@ -122,9 +122,9 @@ impl Tools {
         statuses: &[Status],
     ) -> Result<Situation, instances::Error> {
         let members = self.handoffs.members();
-        let away = members.iter().filter(|(_, member)| {
-            matches!(member.reach, Reach::Neighbour { .. } | Reach::Far { .. })
-        });
+        let away = members
+            .iter()
+            .filter(|(_, member)| matches!(member.reach, Reach::Neighbour { .. } | Reach::Far { .. }));
         let others: Vec<Other> = away
             .map(|(node, member)| {
                 let way = Way::to(*node, &members, None, self.range_m);
@@ -139,9 +139,8 @@ impl Tools {
                 ready.push(known);
             }
         }
-        let travels = |status: &&Status| {
-            !status.phase.is_end() && !matches!(status.phase, Phase::Waiting { .. })
-        };
+        let travels =
+            |status: &&Status| !status.phase.is_end() && !matches!(status.phase, Phase::Waiting { .. });
         Ok(Situation {
             here: self.here().await?,
             shutdown: None,

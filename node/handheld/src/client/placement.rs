@@ -40,6 +40,11 @@ impl Client {
         self.ask("end an evacuation", self.request(Method::DELETE, EVACUATION)).await
     }
 
+    /// Has every instance go back to the cloudlet that it was first started at; answers at once. For operators.
+    pub async fn reintegrate(&self) -> Result<Vec<Handoff>, Error> {
+        self.ask("send instances home", self.request(Method::POST, "/reintegration")).await
+    }
+
     /// What was decided last of where instances should be, and why.
     pub async fn placement(&self) -> Result<Placement, Error> {
         self.ask("say where instances should be", self.request(Method::GET, "/placement")).await

@@ -11,6 +11,7 @@ use migration::handoff::{Attempt, Effect, Grant, Input, Offer, Record};
 use super::super::CannotTake;
 use super::{ARRIVE_TIMES, Actor, RESUME_TRIES, Room, WRITE_AGAIN};
 use crate::causes::chain;
+use crate::handoff::papers;
 use crate::handoff::send::{Cargo, Sending};
 use crate::handoff::status::Phase;
 use crate::instances::images::service_of;
@@ -159,7 +160,9 @@ impl Actor {
         self.hypervisor(|hypervisor, vm| hypervisor.freeze(vm)).await?;
         let instance = self.shared.instances.get(self.vm, None).await.ok().flatten();
         let instance = instance.ok_or("the instance is gone")?;
-        let bytes = record::encode(&instance).map_err(|error| chain(&error))?;
+        let record = record::encode(&instance).map_err(|error| chain(&error))?;
+        let home = self.shared.homes().await?.get(&self.vm).copied().unwrap_or(self.shared.node);
+        let bytes = papers::encode(home, &record);
         if let Some(sending) = self.sending.as_mut().filter(|sending| sending.grant == grant) {
             sending.go(bytes);
         }
