@@ -33,6 +33,7 @@ use vm_images::{Hardware, Image, ImageId, Store};
 
 mod actor;
 mod experience;
+mod flow;
 mod journal;
 mod mail;
 mod papers;

@@ -145,6 +145,7 @@ async fn receive(
             frames::write(&mut writer, &Frame::Have(some.to_vec()).encode()).await?;
         }
         frames::write(&mut writer, &Frame::Have(Vec::new()).encode()).await?;
+        let mut taken = 0;
         let mut tick = tokio::time::interval(PROGRESS_EVERY);
         loop {
             let reading = wire::read(&mut reader);
@@ -163,6 +164,8 @@ async fn receive(
                 // The thread has failed and says why below.
                 return Ok(());
             }
+            taken += 1;
+            frames::write(&mut writer, &Frame::Taken(taken).encode()).await?;
             if is_last {
                 frames::write(&mut writer, &Frame::Stored.encode()).await?;
                 return Ok::<_, io::Error>(());
@@ -296,7 +299,8 @@ fn gather(
 }
 
 fn prepared(preparing: ScopedJoinHandle<'_, Result<(), String>>) -> Result<(), Failure> {
-    let prepared = preparing.join().unwrap_or_else(|_| Err("internal error: preparing it panicked".to_owned()));
+    let prepared =
+        preparing.join().unwrap_or_else(|_| Err("internal error: preparing it panicked".to_owned()));
     prepared.map_err(Failure::Here)
 }
 
@@ -333,9 +337,8 @@ fn prepare(berth: &Berth, spec: &CloneSpec, backing: &Path) -> Result<(), String
 
 /// Writes disk and device stream, and says what they are.
 fn restore(sink: &mut Sink<'_>, spec: &CloneSpec, backing: &Path) -> Result<Digest, Failure> {
-    let mut stream = File::create_new(&spec.device_stream).map_err(|error| {
-        Failure::Here(format!("cannot write {}: {error}", spec.device_stream.display()))
-    })?;
+    let mut stream = File::create_new(&spec.device_stream)
+        .map_err(|error| Failure::Here(format!("cannot write {}: {error}", spec.device_stream.display())))?;
     let memory = sink.restore_memory(MEMORY_BLOCK, &mut stream)?;
     let disk = sink.overwrite_disk(&spec.disk, backing)?;
     Ok(reduce::digest(&memory.root, &disk.root, &sink.device_digest()))

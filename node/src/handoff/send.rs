@@ -8,8 +8,8 @@
 
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mesh::NodeId;
@@ -18,11 +18,12 @@ use migration::handoff::{Grant, Input, plan};
 use migration::hypervisor::{MEMORY_BLOCK, Moving, Pace};
 use migration::reduce::{self, Config, Live, Outlet, PageHash, Source};
 use tokio::io::AsyncWriteExt as _;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use vm_images::Digest;
 
+use super::flow::Flow;
 use super::receive::STREAM_ENDED;
 use super::status::Figures;
 use super::stock::{Opened, Stock};
@@ -40,6 +41,8 @@ const ALIVE_EVERY: Duration = Duration::from_secs(5);
 const HAVE_MOST: usize = 1 << 20;
 /// How long the second look at what a guest changes takes at least. A guess: less tells nothing of its rate.
 const LOOK_AT_CHANGES: Duration = Duration::from_millis(150);
+/// How often it is looked whether everything has come that was sent while the guest ran.
+const DRAIN_LOOK: Duration = Duration::from_millis(2);
 /// How long further rounds are gone on with that would still pay. A guess.
 const LOOK_MOST: Duration = Duration::from_secs(2);
 /// What of the downtime the link may take for a further round not to pay.
@@ -51,8 +54,6 @@ const DEVICE_BYTES: f64 = 12_000.0;
 /// What standing still takes apart from the link: pausing, reading and comparing 256 MiB, loading; measured with QEMU under
 /// TCG on two busy cores.
 const FIXED: Duration = Duration::from_millis(800);
-/// Below this many bytes a rate is not believed: they went into buffers.
-const TELLING_BYTES: u64 = 256 * 1024;
 /// Rate of a link that nothing is known of yet, bytes each second; 10 Mbit/s, what the project aims at.
 const RATE_GUESS: f64 = 1_250_000.0;
 
@@ -126,6 +127,7 @@ impl Sending {
 struct Work {
     /// When it was to begin.
     ordered: Duration,
+    flow: Arc<Mutex<Flow>>,
     cargo: Cargo,
     opened: Arc<Opened>,
     have: Vec<PageHash>,
@@ -159,12 +161,23 @@ async fn send(
     let (stream, have) = opening.map_err(|error| link_broke(&error))?;
     // Two: one that is written, one that is ready. More would only make the last frame late.
     let (pieces, ready) = mpsc::channel(2);
-    let figures = Arc::clone(&cargo.figures);
+    let (figures, clock) = (Arc::clone(&cargo.figures), cargo.clock);
+    let flow = Arc::new(Mutex::new(Flow::new()));
     let stop = cancel.clone();
-    let work = Work { ordered, cargo, opened, have, pieces, freezable: answers.clone(), go, cancel: cancel.clone() };
+    let work = Work {
+        ordered,
+        flow: Arc::clone(&flow),
+        cargo,
+        opened,
+        have,
+        pieces,
+        freezable: answers.clone(),
+        go,
+        cancel: cancel.clone(),
+    };
     let thread = tokio::task::spawn_blocking(move || reduce_all(work));
     let written = tokio::select! {
-        written = write_all(stream, ready, &figures) => written,
+        written = write_all(stream, ready, &figures, &flow, clock) => written,
         () = stop.cancelled() => Err(ENDED.to_owned()),
     };
     // Whoever waits for room to write, or for the word to go, learns that there is none.
@@ -207,7 +220,10 @@ async fn write_all(
     stream: ByteStream,
     mut ready: mpsc::Receiver<Vec<u8>>,
     figures: &Figures,
+    flow: &Mutex<Flow>,
+    clock: Clock,
 ) -> Result<(), String> {
+    let room = Notify::new();
     let (mut reader, mut writer) = tokio::io::split(stream);
     let writing = async {
         loop {
@@ -216,17 +232,24 @@ async fn write_all(
                 Ok(None) => break,
                 Err(_) => Frame::Alive.encode(),
             };
+            while !lock(flow).has_room() {
+                room.notified().await;
+            }
+            lock(flow).sent(clock.now(), bytes.len() as u64);
             frames::write(&mut writer, &bytes).await?;
             figures.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         }
         writer.flush().await
     };
     let answer = async {
-        match wire::read(&mut reader).await {
-            Ok(Frame::Stored) => Ok(()),
-            Ok(Frame::Refused(why)) => Err(why),
-            Ok(_) => Err("the destination said something that makes no sense".to_owned()),
-            Err(error) => Err(link_broke(&error)),
+        loop {
+            match wire::read(&mut reader).await {
+                Ok(Frame::Taken(frames)) if lock(flow).taken(clock.now(), frames) => room.notify_one(),
+                Ok(Frame::Stored) => return Ok(()),
+                Ok(Frame::Refused(why)) => return Err(why),
+                Ok(_) => return Err("the destination said something that makes no sense".to_owned()),
+                Err(error) => return Err(link_broke(&error)),
+            }
         }
     };
     tokio::pin!(answer, writing);
@@ -239,6 +262,11 @@ async fn write_all(
         }
     }
     answer.await
+}
+
+fn lock(flow: &Mutex<Flow>) -> MutexGuard<'_, Flow> {
+    // Whole after every call.
+    flow.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Hands frames to the task.
@@ -275,7 +303,7 @@ impl<R: Read> Read for UntilCancelled<R> {
 
 /// The thread. Gives the digest of what was sent.
 fn reduce_all(work: Work) -> Result<Digest, String> {
-    let Work { ordered, cargo, opened, have, pieces, freezable, go, cancel } = work;
+    let Work { ordered, flow, cargo, opened, have, pieces, freezable, go, cancel } = work;
     let failed = |error: reduce::Error| if cancel.is_cancelled() { ENDED.to_owned() } else { chain(&error) };
     let stream_of = |cargo: &Cargo| {
         let stream = cargo.hypervisor.stream_out(cargo.vm).map_err(|error| chain(&error))?;
@@ -289,12 +317,19 @@ fn reduce_all(work: Work) -> Result<Digest, String> {
     source.begin_disk(disk, &mut outlet).map_err(failed)?;
     let live_disk = source.disk_live(&cargo.disk, &mut outlet).map_err(failed)?;
     let read_disk = cargo.clock.now();
-    let mut decide = Decide::new(&cargo, begun);
+    let mut decide = Decide::new(&flow);
     let mut go_on = |live: Live| decide.go_on(live, &cargo);
     let live = source
         .memory_live(stream_of(&cargo)?, MEMORY_BLOCK, template, &mut go_on, &mut outlet)
         .map_err(failed)?;
     let passed = decide.passed.map_or(read_disk, |(passed, _)| passed);
+    // What is still queued would be waited for standing still.
+    while outlet.pieces.capacity() < outlet.pieces.max_capacity() || lock(&flow).in_flight() > 0 {
+        if cancel.is_cancelled() {
+            return Err(ENDED.to_owned());
+        }
+        std::thread::sleep(DRAIN_LOOK);
+    }
     let precopied = cargo.clock.now();
 
     freezable.blocking_send(Input::Freezable { grant: cargo.grant }).map_err(|_| ENDED)?;
@@ -338,18 +373,16 @@ fn goal(link: &plan::Link) -> plan::Goal {
 }
 
 /// Decides, while the guest runs, when what is left is worth standing still for.
-struct Decide {
-    begun: Duration,
-    sent_before: u64,
+struct Decide<'a> {
+    flow: &'a Mutex<Flow>,
     /// When the first pass was over, and what was sent by then, bytes.
     passed: Option<(Duration, u64)>,
     waiting: bool,
 }
 
-impl Decide {
-    fn new(cargo: &Cargo, begun: Duration) -> Self {
-        let sent_before = Figures::get(&cargo.figures.sent_bytes);
-        Self { begun, sent_before, passed: None, waiting: false }
+impl<'a> Decide<'a> {
+    fn new(flow: &'a Mutex<Flow>) -> Self {
+        Self { flow, passed: None, waiting: false }
     }
 
     fn go_on(&mut self, live: Live, cargo: &Cargo) -> bool {
@@ -384,15 +417,17 @@ impl Decide {
         (now, sent): (Duration, u64),
         (passed, sent_then): (Duration, u64),
     ) -> (plan::Link, plan::Work) {
-        let all = sent.saturating_sub(self.sent_before);
-        let took = now.saturating_sub(self.begun).as_secs_f64();
-        let rate_bytes_s = if all < TELLING_BYTES { RATE_GUESS } else { all as f64 / took.max(0.001) };
+        let (rate, in_flight) = {
+            let flow = lock(self.flow);
+            (flow.rate_bytes_s(), flow.in_flight() as f64)
+        };
+        let rate_bytes_s = rate.unwrap_or(RATE_GUESS);
         let round_trip = cargo.ways.round_trip(cargo.to).unwrap_or_default();
         let dirtied = sent.saturating_sub(sent_then) as f64;
         let held = live.held as f64 * HELD_PAGE_BYTES;
         let link = plan::Link { rate_bytes_s, round_trip, rest: None };
         let work = plan::Work {
-            lacking_bytes: held + DEVICE_BYTES,
+            lacking_bytes: in_flight + held + DEVICE_BYTES,
             dirty_bytes_s: (dirtied + held) / now.saturating_sub(passed).as_secs_f64().max(0.001),
             fixed: FIXED,
         };

@@ -11,6 +11,7 @@
 //! 6 all     record of the instance: all was sent, and the VM stands still
 //! 7 stored  nothing: all has come, and is on disk
 //! 8 refused why, for people
+//! 9 taken   u64 how many of the frames 4 to 6 have come so far, little endian
 //! ```
 
 use migration::VmId;
@@ -22,9 +23,9 @@ use uuid::Uuid;
 use crate::instances::record;
 
 /// Version of the streams that this release speaks; also in the protocol's name.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// The name under which the protocol is spoken on a libp2p stream; ends in the version.
-pub const PROTOCOL: &str = "/cloudlet/handoff/1";
+pub const PROTOCOL: &str = "/cloudlet/handoff/2";
 /// Longest frame, bytes after the length: a piece, which is at most incompressible device state.
 pub const MAX_BYTES: usize = reduce::MAX_FRAME_BYTES + 16;
 /// Hashes in one frame: 64 KiB.
@@ -58,6 +59,8 @@ pub enum Frame {
     Stored,
     /// Nothing comes of it.
     Refused(String),
+    /// So many pieces, signs of life and ends have come so far.
+    Taken(u64),
 }
 
 /// Bytes that are no frame.
@@ -98,6 +101,7 @@ impl Frame {
             Self::Alive => out.push(5),
             Self::All(record) => put(&mut out, 6, record),
             Self::Stored => out.push(7),
+            Self::Taken(frames) => put(&mut out, 9, &frames.to_le_bytes()),
             Self::Refused(why) => put(&mut out, 8, &why.as_bytes()[..why.floor_char_boundary(MAX_WHY_BYTES)]),
         }
         let length = (out.len() - 4) as u32;
@@ -134,6 +138,7 @@ impl Frame {
                 // Printed on terminals and in logs of the other side.
                 Self::Refused(why.replace(char::is_control, " "))
             }
+            9 => Self::Taken(u64::from_le_bytes(rest.try_into().map_err(|_| Error::Damaged("length"))?)),
             _ => return Err(Error::Damaged("kind")),
         })
     }
@@ -196,15 +201,16 @@ mod tests {
             Frame::All(vec![6]),
             Frame::Stored,
             Frame::Refused("no".to_owned()),
+            Frame::Taken(7),
         ]
     }
 
     #[test]
-    fn golden_bytes_of_version_1() {
+    fn golden_bytes_of_version_2() {
         let all: Vec<String> = frames().iter().map(|frame| hex::encode(frame.encode())).collect();
         let wanted = [
-            "020000000001",
-            "2200000001010000000000000000000000000000000100000000000000000000000000000002",
+            "020000000002",
+            "2200000001020000000000000000000000000000000100000000000000000000000000000002",
             "03000000020102",
             "21000000030303030303030303030303030303030304040404040404040404040404040404",
             "020000000405",
@@ -212,6 +218,7 @@ mod tests {
             "020000000606",
             "0100000007",
             "03000000086e6f",
+            "09000000090700000000000000",
         ];
         assert_eq!(all, wanted);
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mesh::NodeId;
 use migration::VmId;
 use migration::handoff::wire::Word;
-use migration::handoff::{Attempt, Effect, Grant, Input, Offer, Record};
+use migration::handoff::{Attempt, Effect, Grant, Input, Message, Offer, Record};
 
 use super::super::CannotTake;
 use super::{ARRIVE_TIMES, Actor, RESUME_TRIES, Room, WRITE_AGAIN};
@@ -32,7 +32,12 @@ impl Actor {
     async fn effect(&mut self, effect: Effect) -> Option<Input> {
         match effect {
             Effect::Persist(record) => self.persist(record).await,
-            Effect::Send(to, message) => self.shared.mail.say(to, &Word { vm: self.vm, message }),
+            Effect::Send(to, message) => {
+                if matches!(message, Message::Final { .. }) {
+                    self.shared.set_phase(self.vm, Phase::Verifying);
+                }
+                self.shared.mail.say(to, &Word { vm: self.vm, message });
+            }
             Effect::Reserve { attempt, offer, from } => {
                 return Some(self.reserve(attempt, &offer, from).await);
             }

@@ -29,9 +29,6 @@ pub struct Arguments {
     /// How long a VM does its work before each move, seconds.
     #[arg(long, default_value_t = 5)]
     pub work_s: u64,
-    /// Most that one move may take, seconds.
-    #[arg(long, default_value_t = 400)]
-    pub limit_s: u64,
     /// Where raw results go.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -43,10 +40,6 @@ pub struct Arguments {
 impl Arguments {
     pub fn work(&self) -> Duration {
         Duration::from_secs(self.work_s)
-    }
-
-    pub fn limit(&self) -> Duration {
-        Duration::from_secs(self.limit_s)
     }
 }
 
