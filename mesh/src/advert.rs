@@ -39,6 +39,8 @@ pub struct Advert {
     pub addresses: Vec<String>,
     /// The image that serves each of [`Advert::services`], and those of services that it only keeps for others.
     pub images: BTreeMap<ServiceId, ImageId>,
+    /// How much there is to fetch of each of [`Advert::images`].
+    pub sizes: BTreeMap<ServiceId, ImageSize>,
     /// Base images that it holds.
     pub base_images: BTreeSet<ImageId>,
     /// The cloudlets that it is connected with, and how well.
@@ -65,6 +67,7 @@ impl Advert {
             api: Vec::new(),
             addresses: Vec::new(),
             images: BTreeMap::new(),
+            sizes: BTreeMap::new(),
             base_images: BTreeSet::new(),
             links: BTreeMap::new(),
             power: Power::Unknown,
@@ -185,6 +188,15 @@ pub struct Held {
     pub ready_instances: u32,
     /// Application-ready time that a further instance is expected to take, by experience of the node.
     pub ready_time: Option<Duration>,
+}
+
+/// How much there is to fetch of an image: what is neither hole nor in its parents.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ImageSize {
+    /// Of the image itself, bytes.
+    pub own_bytes: u64,
+    /// Of all that it builds on, bytes.
+    pub parent_bytes: u64,
 }
 
 /// A place on the ground. The ranges are kept by [`Position::new`].

@@ -7,7 +7,7 @@ use std::time::Duration;
 use mesh::NodeId;
 use mesh::advert::Load;
 use mesh::selection::completion::{Basis, CACHED_READY, Role};
-use mesh::selection::{Candidate, Contact, Link, Need, Offer, Policy, Power, Task, completion};
+use mesh::selection::{Candidate, Contact, Fetch, Link, Need, Offer, Policy, Power, Task, completion};
 use proptest::prelude::*;
 use vm_images::manifest::Accelerator;
 
@@ -127,6 +127,44 @@ fn the_explanation_says_everything() {
     let need = Need { memory_bytes: 256 << 20, ..need() };
     let choice = Policy::default().choose(&need, &[full, near, candidate(1, Offer::Running)], None);
     assert_eq!(choice.to_string(), include_str!("data/selection-explained.txt"));
+}
+
+#[test]
+fn what_is_fetched_from_another_cloudlet_takes_as_long_as_the_link_between_them_says() {
+    use Basis::{Assumed, Known};
+    let fetch = Fetch { bytes: 62_000_000, from: "two".to_owned(), rate_bytes_per_s: Some(1_200_000) };
+    let mut one = Candidate { fetch: Some(fetch), ..candidate(1, Offer::Nothing) };
+    let brought = |one: &Candidate| parts(one, Role::New)[1..3].to_vec();
+    assert_eq!(brought(&one), [("fetch", 51_666, Known), ("ready", 800, Assumed)]);
+    let explained = completion(&need(), &one, Role::New).unwrap().to_string();
+    assert!(explained.contains("fetch            51.667 s   62.0 MB from two at 1.2 MB/s"), "{explained}");
+
+    // The client's own overlay takes 10 s to send and 80.9 s to install: that is later.
+    one.offer = Offer::Base;
+    assert_eq!(brought(&one)[0].0, "fetch");
+    one.ready_time = Some(Duration::from_secs(5));
+    assert_eq!(brought(&one)[0].0, "payload");
+    // Nobody measured the link: the usual one is assumed.
+    one.ready_time = None;
+    one.fetch = one.fetch.map(|fetch| Fetch { rate_bytes_per_s: None, ..fetch });
+    assert_eq!(brought(&one)[0], ("fetch", 82_666, Assumed));
+    // What it holds by now it does not fetch.
+    one.offer = Offer::Cached;
+    assert_eq!(parts(&one, Role::New)[1].0, "ready");
+}
+
+#[test]
+fn nearer_and_fetched_first_may_be_sooner_than_there_and_far() {
+    let fetch = Fetch { bytes: 4_000_000, from: "two".to_owned(), rate_bytes_per_s: Some(4_000_000) };
+    let near = Candidate { fetch: Some(fetch), ..candidate(1, Offer::Nothing) };
+    let mut far = candidate(2, Offer::Cached);
+    let need = Need { overlay_bytes: None, guest_system: Some("debian-12".to_owned()), ..need() };
+    let systems = Some(std::collections::BTreeSet::new());
+    let near = Candidate { guest_systems: systems, ..near };
+    let chosen = |far: &Candidate| Policy::default().choose(&need, &[near.clone(), far.clone()], None).chosen;
+    assert_eq!(chosen(&far), Some(far.node), "as near, it is ready sooner");
+    far.link.rate_bytes_per_s = Some(100_000);
+    assert_eq!(chosen(&far), Some(near.node));
 }
 
 proptest! {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use mesh::advert::{Advert, Capabilities, Gpu, Held, LinkQuality, Load, Motion, Position, Power, Presence};
+use mesh::advert::{
+    Advert, Capabilities, Gpu, Held, ImageSize, LinkQuality, Load, Motion, Position, Power, Presence,
+};
 use mesh::membership::{Bye, Frame, Signed, Version, Want};
 use mesh::wire::cells::{Cells, Delta};
 use mesh::wire::frame::MAX_BYTES;
@@ -118,6 +120,21 @@ fn an_advert_survives_its_cells_and_a_change_is_small() {
         hex::encode(cells.digest()),
         "659cf9280200327036186e4f344bf644178175093a6fe646ebcebfab69cd3576",
         "the digest that owners sign has changed"
+    );
+}
+
+#[test]
+fn how_much_there_is_to_fetch_is_a_cell_of_its_own() {
+    let without = wire::advert::encode(&sample()).unwrap();
+    let mut advert = sample();
+    let size = ImageSize { own_bytes: 62_000_000, parent_bytes: 147_000_000 };
+    advert.sizes = advert.images.keys().map(|service| (service.clone(), size)).collect();
+    let cells = wire::advert::encode(&advert).unwrap();
+    assert_eq!(wire::advert::decode(node(), 7, &cells).unwrap(), advert);
+    let [(key, value)] = &cells.since(&without).set[..] else { panic!("one cell more") };
+    assert_eq!(
+        (hex::encode(key), hex::encode(value)),
+        ("0f737065656368".into(), "fc800bb203fcc00ac308".into())
     );
 }
 

@@ -322,3 +322,113 @@ async fn a_handheld_that_asks_for_what_another_cloudlet_has_gets_it_here() {
         site.daemon.stop().unwrap();
     }
 }
+
+/// Memory of a service that takes some seconds at [`SLOW_KIB_PER_S`].
+fn memory(seed: u8) -> Vec<u8> {
+    let mut bytes = vec![0; 6 << 20];
+    blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+const SLOW_KIB_PER_S: u64 = 1024;
+
+/// Asks for a service that is elsewhere, and waits until some of it has come.
+async fn half_fetched(client: &Client, service: &str) -> handheld::api::Instance {
+    let asked = client.start(&start(service, "phone")).await.unwrap();
+    assert_eq!(asked.state, State::Fetching);
+    until("some of it", || async {
+        let instance = client.instance(asked.id).await.unwrap();
+        assert_eq!(instance.state, State::Fetching, "{instance:?}");
+        let fetching = instance.fetching.unwrap();
+        fetching.here_bytes > 0 && fetching.total_bytes > 6_000_000 && fetching.from[0].name == "site-0"
+    })
+    .await;
+    asked
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_on_its_way_survives_the_daemon_and_ends_with_who_waits_for_it() {
+    let authority = mission::authority();
+    let mut sites = sites(&authority, 1, |at, world| {
+        if at == 0 {
+            world.config.exchange.rate_limit_kib_per_s = SLOW_KIB_PER_S;
+            for (seed, name) in [(1, "maps"), (2, "faces"), (3, "signs")] {
+                api_support::images::large(&world.store, name, &memory(seed));
+            }
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let hand = mission::handheld(&authority, USE, dir.path());
+    let Site { world, daemon } = sites.pop().unwrap();
+    let site = Site { daemon, world };
+    knows_holders(&site, 1).await;
+
+    // Killed in the middle, it goes on by itself, and its client finds the instance that it asked for.
+    let asked = half_fetched(&client(&site.daemon, &hand), "maps").await;
+    let shell = cli_support::World::new();
+    let state = site.world.state_dir();
+    let api = format!("https://{}", mission::address(&site.daemon));
+    let mut list = shell.command(&["--state-dir", state.to_str().unwrap(), "vm", "--api", &api, "list"]);
+    let listed = Ran::of(list.env_remove("CLOUDLET_TRUST__INSECURE").output().unwrap()).succeeded();
+    assert!(
+        listed.stdout.contains("fetching (") && listed.stdout.contains(" from site-0)"),
+        "{}",
+        listed.stdout
+    );
+    let Site { daemon, world } = site;
+    daemon.kill();
+    let site = Site { daemon: world.daemon(), world };
+    let user = client(&site.daemon, &hand);
+    assert_eq!(user.instance(asked.id).await.unwrap().state, State::Fetching);
+    let ready = user.wait_ready(asked.id, LIMIT).await.unwrap();
+    assert_eq!((ready.image, ready.fetching), (asked.image, None));
+    user.release(asked.id, "phone").await.unwrap();
+
+    // Who waits no more ends the fetch, but not what an operator asked for.
+    let operator = site.operator();
+    let left = half_fetched(&user, "faces").await;
+    user.release(left.id, "phone").await.unwrap();
+    until("the end of the fetch", || async {
+        operator.image_fetch(&left.image).await.unwrap().state == FetchState::Failed
+    })
+    .await;
+    let stopped = user.instance(left.id).await.unwrap();
+    assert_eq!(stopped.state, State::Stopped, "{stopped:?}");
+    let shared = half_fetched(&user, "signs").await;
+    operator.fetch_image(&ask("signs")).await.unwrap();
+    user.release(shared.id, "phone").await.unwrap();
+    until("the service", || async {
+        let fetch = operator.image_fetch(&shared.image).await.unwrap();
+        assert_ne!(fetch.state, FetchState::Failed, "{fetch:?}");
+        fetch.state == FetchState::Done
+    })
+    .await;
+    site.daemon.stop().unwrap();
+    sites.pop().unwrap().daemon.stop().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_is_refused_before_it_is_fetched() {
+    let authority = mission::authority();
+    let mut sites = sites(&authority, 1, |at, world| {
+        if at == 0 {
+            world.config.exchange.rate_limit_kib_per_s = SLOW_KIB_PER_S;
+            api_support::images::large(&world.store, "maps", &memory(1));
+        } else {
+            world.config.instances.memory_reserve_mib = 1000;
+        }
+    });
+    let site = sites.pop().unwrap();
+    knows_holders(&site, 1).await;
+    let operator = site.operator();
+    let asked = operator.start(&start("maps", "phone")).await.unwrap();
+    let failed = operator.wait_ready(asked.id, LIMIT).await.unwrap_err().to_string();
+    assert!(failed.contains("not enough is free"), "{failed}");
+    until("the end of the fetch", || async {
+        operator.image_fetch(&asked.image).await.unwrap().state == FetchState::Failed
+    })
+    .await;
+    assert!(operator.service(&"maps".parse().unwrap()).await.unwrap().is_none());
+    site.daemon.stop().unwrap();
+    sites.pop().unwrap().daemon.stop().unwrap();
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use vm_images::{ImageId, ServiceId};
 
 use crate::NodeId;
+use crate::advert::ImageSize;
 
 /// After a failed fetch the image is left alone for this long, then twice as long, and so on. A guess.
 const FIRST_PAUSE: Duration = Duration::from_secs(30);
@@ -17,6 +18,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15 * 60);
 pub struct Holdings {
     /// The image of each service.
     pub images: BTreeMap<ServiceId, ImageId>,
+    /// How much there is to fetch of each of them, as far as that is said.
+    pub sizes: BTreeMap<ServiceId, ImageSize>,
     /// Base images.
     pub base_images: BTreeSet<ImageId>,
 }
@@ -102,6 +105,45 @@ pub fn most_held(service: &ServiceId, members: &BTreeMap<NodeId, Holdings>) -> O
     ranked(offers(service, members)).first().copied()
 }
 
+/// How a node could get a service that it lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fetchable {
+    /// The image that it would fetch.
+    pub image: ImageId,
+    /// How much that is, bytes, base images that it lacks included.
+    pub bytes: u64,
+    /// Who has it and is reached by the best link; others may help.
+    pub from: NodeId,
+    /// What that link was measured to carry, bytes per second; `None`: it was not.
+    pub rate_bytes_per_s: Option<u64>,
+}
+
+/// What a node that holds `own` could fetch from `members`, with the links to them as it measured them.
+///
+/// The figures are on the bad side: one link although several may carry, everything although some of it may be in other
+/// images, nothing compressed. An image of which nobody says how large it is, is left out.
+pub fn fetchable(
+    own: &Holdings,
+    members: &BTreeMap<NodeId, Holdings>,
+    rates: &BTreeMap<NodeId, u64>,
+) -> BTreeMap<ServiceId, Fetchable> {
+    let services: BTreeSet<&ServiceId> = members.values().flat_map(|held| held.images.keys()).collect();
+    let one = |service: &ServiceId| {
+        let image = most_held(service, members)?;
+        let holders = offers(service, members).remove(&image)?;
+        let fastest = |node: &NodeId| (rates.get(node).copied(), std::cmp::Reverse(*node));
+        let from = holders.into_iter().max_by_key(fastest)?;
+        let held = members.get(&from)?;
+        let ImageSize { own_bytes, parent_bytes } = *held.sizes.get(service)?;
+        // Which of them it builds on, nobody says; there is seldom more than one.
+        let has_parents = held.base_images.is_subset(&own.base_images);
+        let bytes = own_bytes.saturating_add(if has_parents { 0 } else { parent_bytes });
+        Some(Fetchable { image, bytes, from, rate_bytes_per_s: rates.get(&from).copied() })
+    };
+    let lacked = services.into_iter().filter(|service| !own.images.contains_key(*service));
+    lacked.filter_map(|service| Some((service.clone(), one(service)?))).collect()
+}
+
 /// Images in the order in which they are tried: those first that most members hold.
 fn ranked(offers: BTreeMap<ImageId, BTreeSet<NodeId>>) -> Vec<ImageId> {
     let mut ranked: Vec<(usize, ImageId)> = offers.into_iter().map(|(image, by)| (by.len(), image)).collect();
@@ -143,7 +185,7 @@ mod tests {
 
     fn holding(service: &str, byte: u8) -> Holdings {
         let images = BTreeMap::from([(service.parse().unwrap(), image(byte))]);
-        Holdings { images, base_images: BTreeSet::new() }
+        Holdings { images, ..Holdings::default() }
     }
 
     fn profile() -> Profile {
@@ -196,6 +238,27 @@ mod tests {
         ]);
         assert_eq!(most_held(&"speech".parse().unwrap(), &members), Some(image(2)));
         assert_eq!(most_held(&"maps".parse().unwrap(), &members), None);
+    }
+
+    #[test]
+    fn what_could_be_fetched_is_reckoned_by_the_best_link_and_what_is_lacked() {
+        let speech: ServiceId = "speech".parse().unwrap();
+        let held = |byte: u8| Holdings {
+            sizes: BTreeMap::from([(speech.clone(), ImageSize { own_bytes: 60, parent_bytes: 40 })]),
+            base_images: [image(0xba)].into(),
+            ..holding("speech", byte)
+        };
+        let members = BTreeMap::from([(node(1), held(1)), (node(2), held(2)), (node(3), held(2))]);
+        let rates = BTreeMap::from([(node(1), 9_000), (node(3), 1_000)]);
+        let could = |own: &Holdings| fetchable(own, &members, &rates).get(&speech).copied();
+        let nothing = could(&Holdings::default()).unwrap();
+        assert_eq!((nothing.image, nothing.bytes), (image(2), 100), "the image that most hold");
+        assert_eq!((nothing.from, nothing.rate_bytes_per_s), (node(3), Some(1_000)), "its link was measured");
+        let base = Holdings { base_images: [image(0xba)].into(), ..Holdings::default() };
+        assert_eq!(could(&base).unwrap().bytes, 60);
+        assert_eq!(could(&holding("speech", 9)), None, "it has one");
+        let silent = BTreeMap::from([(node(1), holding("speech", 1))]);
+        assert!(fetchable(&base, &silent, &rates).is_empty(), "nobody says how large it is");
     }
 
     #[test]

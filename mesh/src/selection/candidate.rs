@@ -37,6 +37,8 @@ pub struct Candidate {
     /// Application-ready time that it or the asker expects, for what `offer` says, without waiting in a queue and
     /// without the client's own payload.
     pub ready_time: Option<Duration>,
+    /// How it could fetch the service from another cloudlet, if it does not hold it and says how.
+    pub fetch: Option<Fetch>,
     /// Where its power comes from; `None`: it does not say.
     pub power: Option<Power>,
     /// Whether it is being emptied and takes nobody new. Guessing is useless: not said is not draining.
@@ -56,6 +58,17 @@ pub struct Link {
     pub signal_dbm: Option<i16>,
     /// Radio hops; 2 is a service on another cloudlet through the one in reach. `None`: not known, taken as 1.
     pub hops: Option<u8>,
+}
+
+/// How a candidate could fetch the service from another cloudlet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetch {
+    /// How much there is to fetch, bytes.
+    pub bytes: u64,
+    /// Name of the cloudlet that it would fetch most from.
+    pub from: String,
+    /// What the link between the two was measured to carry, bytes per second; `None`: it was not.
+    pub rate_bytes_per_s: Option<u64>,
 }
 
 /// Where a cloudlet's power comes from.
@@ -158,6 +171,7 @@ impl Candidate {
             contact: Contact::Unknown,
             offer,
             ready_time: None,
+            fetch: None,
             power: None,
             draining: false,
             permitted: None,

@@ -1,7 +1,7 @@
 //! When a candidate would have done the whole task: the heart of the default utility.
 //!
 //! ```text
-//! moving + queue + start round trips + payload + ready + requests x (upload + work + download + round trip) = total
+//! moving + queue + start round trips + (payload or fetch) + ready + requests x (upload + work + download + round trip) = total
 //! expected = mean of min(total, end of the contact) + (1 - chance) x fallback
 //!                                                chance: that the contact lasts for the total
 //! ```
@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use vm_images::manifest::Accelerator;
 
-use super::{Candidate, Contact, Instance, Need, Offer};
+use super::{Candidate, Contact, Fetch, Instance, Need, Offer};
 
 /// Ready time of a cached service without an estimate. Measured: 539 to 638 ms median, p95 738 and 806 ms under TCG.
 pub const CACHED_READY: Duration = Duration::from_millis(800);
@@ -60,7 +60,7 @@ pub struct Completion {
 /// A stretch of time on the way to completion.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Part {
-    /// What passes: `moving`, `queue`, `round_trips`, `payload`, `ready`, `upload`, `work`, `download`.
+    /// What passes: `moving`, `queue`, `round_trips`, `payload` (from the client), `fetch` (from another cloudlet), `ready`, `upload`, `work`, `download`.
     pub name: &'static str,
     /// How long it takes.
     pub time: Duration,
@@ -100,16 +100,14 @@ pub fn completion(need: &Need, candidate: &Candidate, role: Role) -> Option<Comp
         let ready = part("ready", Duration::ZERO, Basis::Known, "serves already");
         return Some(finish(need, candidate, vec![round_trips(need, candidate, 0), ready]));
     }
-    let ready = ready(need, candidate)?;
+    let (brought, ready) = provisioning(need, candidate)?;
     let mut parts: Vec<Part> = Vec::new();
     if let Role::Elsewhere { moving: time } = role {
         parts.push(part("moving", time, Basis::Known, "from who serves now"));
     }
     parts.extend(queue(need, candidate, ready.time));
     parts.push(round_trips(need, candidate, START_ROUND_TRIPS));
-    if let (Offer::Base, Some(bytes)) = (candidate.offer, need.overlay_bytes) {
-        parts.push(carried("payload", bytes, 1, candidate));
-    }
+    parts.extend(brought);
     parts.push(ready);
     Some(finish(need, candidate, parts))
 }
@@ -158,6 +156,29 @@ pub(super) fn joins(need: &Need, candidate: &Candidate) -> bool {
     candidate.offer == Offer::Running && need.instance == Instance::Shared
 }
 
+/// What must be brought there first, and how long the start takes then: by the client's overlay, or from another cloudlet,
+/// whichever is sooner.
+fn provisioning(need: &Need, candidate: &Candidate) -> Option<(Option<Part>, Part)> {
+    let by_client = ready(need, candidate).map(|ready| match (candidate.offer, need.overlay_bytes) {
+        (Offer::Base, Some(bytes)) => (Some(carried("payload", bytes, 1, candidate)), ready),
+        _ => (None, ready),
+    });
+    let by_others = candidate.fetch.as_ref().filter(|_| candidate.offer < Offer::Cached).map(|fetch| {
+        let ready = part("ready", CACHED_READY, Basis::Assumed, "cached then");
+        (Some(fetched(fetch)), ready)
+    });
+    let takes = |(brought, ready): &(Option<Part>, Part)| {
+        brought.as_ref().map_or(Duration::ZERO, |part| part.time).saturating_add(ready.time)
+    };
+    by_client.into_iter().chain(by_others).min_by_key(takes)
+}
+
+/// From one cloudlet to another. What the link between them carries is seldom known before the first transfer.
+fn fetched(fetch: &Fetch) -> Part {
+    let (rate, basis) = rate_or_usual(fetch.rate_bytes_per_s);
+    Part { name: "fetch", time: transfer(fetch.bytes.into(), rate), basis, figure: fetch.to_string() }
+}
+
 fn ready(need: &Need, candidate: &Candidate) -> Option<Part> {
     let part = |time, basis, figure| part("ready", time, basis, figure);
     if joins(need, candidate) {
@@ -201,18 +222,25 @@ fn round_trips(need: &Need, candidate: &Candidate, before: u32) -> Part {
 }
 
 fn carried(name: &'static str, bytes: u64, times: u32, candidate: &Candidate) -> Part {
-    let (rate, basis) = match candidate.link.rate_bytes_per_s {
-        Some(rate) => (rate, Basis::Known),
-        None => (UNKNOWN_RATE_BYTES_PER_S, Basis::Assumed),
-    };
-    let all = u128::from(bytes) * u128::from(times);
-    let time = match (all, rate) {
-        (0, _) => Duration::ZERO,
-        (_, 0) => Duration::MAX,
-        _ => u64::try_from(all * 1_000_000 / u128::from(rate)).map_or(Duration::MAX, Duration::from_micros),
-    };
+    let (rate, basis) = rate_or_usual(candidate.link.rate_bytes_per_s);
+    let time = transfer(u128::from(bytes) * u128::from(times), rate);
     let figure = format!("{times} x {:.1} kB at {:.0} kB/s", bytes as f64 / 1000.0, rate as f64 / 1000.0);
     Part { name, time, basis, figure }
+}
+
+fn rate_or_usual(measured: Option<u64>) -> (u64, Basis) {
+    match measured {
+        Some(rate) => (rate, Basis::Known),
+        None => (UNKNOWN_RATE_BYTES_PER_S, Basis::Assumed),
+    }
+}
+
+fn transfer(bytes: u128, rate: u64) -> Duration {
+    match (bytes, rate) {
+        (0, _) => Duration::ZERO,
+        (_, 0) => Duration::MAX,
+        _ => u64::try_from(bytes * 1_000_000 / u128::from(rate)).map_or(Duration::MAX, Duration::from_micros),
+    }
 }
 
 /// CPU time at the speed of the candidate's guests, stretched by how many others want its cores.

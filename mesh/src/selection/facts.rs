@@ -2,7 +2,18 @@
 
 use std::time::Duration;
 
-use super::{Candidate, Contact, Offer, Power};
+use super::{Candidate, Contact, Fetch, Offer, Power};
+
+impl std::fmt::Display for Fetch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mega = |figure: u64| figure as f64 / 1e6;
+        write!(f, "{:.1} MB from {}", mega(self.bytes), self.from)?;
+        match self.rate_bytes_per_s {
+            Some(rate) => write!(f, " at {:.1} MB/s", mega(rate)),
+            None => f.write_str(" over a link that was not measured"),
+        }
+    }
+}
 
 impl Candidate {
     /// Name and figure of what is known, in the order in which people ask.
@@ -30,9 +41,10 @@ impl Candidate {
             Offer::Base => "the base system only",
             Offer::Nothing => "nothing of it",
         };
+        let fetch = self.fetch.as_ref().map_or_else(String::new, |fetch| format!("; it could fetch {fetch}"));
         match self.ready_time {
-            Some(time) => format!("{what}; a new instance takes {:.2} s there", time.as_secs_f64()),
-            None => what.to_owned(),
+            Some(time) => format!("{what}; a new instance takes {:.2} s there{fetch}", time.as_secs_f64()),
+            None => format!("{what}{fetch}"),
         }
     }
 

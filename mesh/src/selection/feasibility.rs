@@ -133,6 +133,7 @@ pub fn infeasible(
     }
     if let (Offer::Nothing | Offer::Base, Some(wanted), Some(has)) =
         (candidate.offer, &need.guest_system, &candidate.guest_systems)
+        && candidate.fetch.is_none()
         && !has.contains(wanted)
     {
         reasons.push(Infeasible::NoBaseSystem { wanted: wanted.clone() });

@@ -169,7 +169,7 @@ impl Measure {
                 (less_is_better(ahead.into(), half), format!("{ahead} ahead"))
             }
             Self::Energy => reached(completion, |completion| {
-                let joules = energy_j(need, candidate, completion);
+                let joules = energy_j(need, completion);
                 (less_is_better(joules, half), format!("{joules:.2} J of the client"))
             }),
             Self::Power => told(candidate.power, |power| match power {
@@ -192,7 +192,7 @@ impl Measure {
 impl Completion {
     /// Everything until the service is ready.
     pub fn until_ready(&self) -> Duration {
-        let before = ["moving", "queue", "payload", "ready"];
+        let before = ["moving", "queue", "payload", "fetch", "ready"];
         let parts = self.parts.iter().filter(|part| before.contains(&part.name));
         parts.fold(Duration::ZERO, |sum, part| sum.saturating_add(part.time))
     }
@@ -212,10 +212,10 @@ impl Completion {
 }
 
 /// What the task takes from the client's battery, joules.
-pub(super) fn energy_j(need: &Need, candidate: &Candidate, completion: &Completion) -> f64 {
+pub(super) fn energy_j(need: &Need, completion: &Completion) -> f64 {
     let task = &need.task;
     let mut bytes = (task.up_bytes as f64 + task.down_bytes as f64) * f64::from(task.requests);
-    if candidate.offer == super::Offer::Base {
+    if completion.parts.iter().any(|part| part.name == "payload") {
         bytes += need.overlay_bytes.unwrap_or(0) as f64;
     }
     completion.expected.as_secs_f64() * WAITING_W + bytes * RADIO_J_PER_BYTE

@@ -30,7 +30,7 @@ mod policy;
 pub mod record;
 mod utility;
 
-pub use candidate::{Candidate, Link, Offer, Power};
+pub use candidate::{Candidate, Fetch, Link, Offer, Power};
 pub use choice::{Choice, Considered, Current, Hysteresis, Tie, Verdict, choose};
 pub use completion::{Completion, completion};
 pub use contact::{Contact, Motion};

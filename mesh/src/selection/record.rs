@@ -11,7 +11,7 @@ use vm_images::ServiceId;
 use vm_images::manifest::Accelerator;
 
 use super::contact::ENDS;
-use super::{Candidate, Contact, Current, Instance, Link, Need, Offer, Power, Task, Tie};
+use super::{Candidate, Contact, Current, Fetch, Instance, Link, Need, Offer, Power, Task, Tie};
 use crate::NodeId;
 use crate::advert::Load;
 
@@ -131,6 +131,8 @@ pub struct RecordedCandidate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_us: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetch: Option<RecordedFetch>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power: Option<RecordedPower>,
     #[serde(default)]
     pub draining: bool,
@@ -166,6 +168,17 @@ pub enum RecordedContact {
     Predicted { lasts_us: u64 },
     Forecast { ends_us: [u64; ENDS] },
     History { median_us: u64, lasted_us: u64 },
+}
+
+/// See [`Fetch`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the fields are those of Fetch")]
+pub struct RecordedFetch {
+    pub bytes: u64,
+    pub from: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_bytes_per_s: Option<u64>,
 }
 
 /// See [`Power`].
@@ -296,6 +309,11 @@ impl RecordedCandidate {
                 Offer::Running => RecordedOffer::Running,
             },
             ready_us: one.ready_time.map(us),
+            fetch: one.fetch.clone().map(|Fetch { bytes, from, rate_bytes_per_s }| RecordedFetch {
+                bytes,
+                from,
+                rate_bytes_per_s,
+            }),
             power: one.power.map(|power| match power {
                 Power::External => RecordedPower::External,
                 Power::Battery { charge_permille } => RecordedPower::Battery { charge_permille },
@@ -349,6 +367,11 @@ impl RecordedCandidate {
                 }
             },
             ready_time: self.ready_us.map(duration),
+            fetch: self.fetch.clone().map(|RecordedFetch { bytes, from, rate_bytes_per_s }| Fetch {
+                bytes,
+                from,
+                rate_bytes_per_s,
+            }),
             power: self.power.map(|power| match power {
                 RecordedPower::External => Power::External,
                 RecordedPower::Battery { charge_permille } => Power::Battery { charge_permille },

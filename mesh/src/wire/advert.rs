@@ -10,7 +10,9 @@ use vm_images::{Digest, ImageId, ServiceId};
 use super::cells::{Cells, MAX_VALUE_BYTES};
 use super::{Error, from_bytes, to_bytes};
 use crate::NodeId;
-use crate::advert::{Advert, Capabilities, Gpu, Held, LinkQuality, Load, Motion, Position, Power, Presence};
+use crate::advert::{
+    Advert, Capabilities, Gpu, Held, ImageSize, LinkQuality, Load, Motion, Position, Power, Presence,
+};
 
 /// Longest name or other text, bytes.
 const MAX_TEXT_BYTES: usize = 128;
@@ -31,6 +33,7 @@ const SERVICE: u8 = 11;
 const IMAGE: u8 = 12;
 const BASE_IMAGE: u8 = 13;
 const LINK: u8 = 14;
+const IMAGE_SIZE: u8 = 15;
 
 #[derive(Serialize, Deserialize)]
 struct LoadCell {
@@ -95,6 +98,9 @@ pub fn encode(advert: &Advert) -> Result<Cells, Error> {
     for (id, image) in &advert.images {
         put(IMAGE, id.to_string().as_bytes(), image.0.as_bytes().to_vec());
     }
+    for (id, size) in &advert.sizes {
+        put(IMAGE_SIZE, id.to_string().as_bytes(), to_bytes(&(size.own_bytes, size.parent_bytes))?);
+    }
     for image in &advert.base_images {
         put(BASE_IMAGE, image.0.as_bytes(), Vec::new());
     }
@@ -150,6 +156,10 @@ fn lists(cells: &Cells, advert: &mut Advert) -> Result<(), Error> {
     }
     for (key, value) in cells.of_kind(IMAGE) {
         advert.images.insert(service(key)?, image(value)?);
+    }
+    for (key, value) in cells.of_kind(IMAGE_SIZE) {
+        let (own_bytes, parent_bytes) = from_bytes::<(u64, u64), MAX_VALUE_BYTES>(value)?;
+        advert.sizes.insert(service(key)?, ImageSize { own_bytes, parent_bytes });
     }
     for (key, _) in cells.of_kind(BASE_IMAGE) {
         advert.base_images.insert(image(key)?);

@@ -55,7 +55,7 @@ mod placement;
 mod standing;
 
 pub use handoff::{Handoff, HandoffState, HandoffTo};
-pub use images::{FetchImage, FetchState, FetchedFrom, ImageFetch};
+pub use images::{FetchImage, FetchState, Fetchable, FetchedFrom, ImageFetch};
 pub use moved::{Gone, Moved};
 pub use placement::{
     Automatic, Candidate, Decided, Evacuate, Evacuation, EvacuationState, Fate, Figure, FigureSource,
@@ -94,6 +94,9 @@ pub struct Cloudlet {
     /// Services that it can start.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<String>))]
     pub services: Vec<ServiceId>,
+    /// Services that it would fetch from other cloudlets if it was asked for one.
+    #[serde(default)]
+    pub fetchable: Vec<Fetchable>,
     /// Its circumstances.
     #[serde(default)]
     pub standing: Standing,

@@ -158,6 +158,8 @@ fn described(peer: Peer) -> Cloudlet {
         accelerator: peer.accelerator,
         load: peer.load,
         services: peer.services,
+        // Hearsay does not go so far.
+        fetchable: Vec::new(),
         standing: peer.standing,
     }
 }

@@ -6,12 +6,12 @@ use futures_util::future::join_all;
 use mesh::advert::Load;
 use mesh::selection::record::Survey;
 use mesh::selection::{
-    Candidate, Choice, Contact, Current, Instance, Link, Motion, Need, Offer, Policy, Power, Task,
+    Candidate, Choice, Contact, Current, Fetch, Instance, Link, Motion, Need, Offer, Policy, Power, Task,
 };
 use vm_images::ServiceId;
 use vm_images::manifest::Accelerator;
 
-use crate::api::{Guests, Place, PowerSource, Service, Sharing};
+use crate::api::{Fetchable, Guests, Place, PowerSource, Service, Sharing};
 use crate::{Behind, Reachable, now};
 
 /// What is asked for, by whom.
@@ -73,21 +73,31 @@ pub struct Surveyed {
     pub rate_bytes_per_s: Option<u64>,
 }
 
+impl Surveyed {
+    /// How it would fetch the service, if it does not hold it.
+    fn fetch(&self, service: &ServiceId) -> Option<&Fetchable> {
+        let lacks = self.service.is_none();
+        self.reachable.cloudlet.fetchable.iter().find(|one| lacks && one.service == *service)
+    }
+
+    /// Whether it has the service, or could fetch it.
+    pub fn offers(&self, service: &ServiceId) -> bool {
+        self.service.is_some() || self.fetch(service).is_some()
+    }
+}
+
 /// Asks every cloudlet that lists the service what it needs and how ready it is, all at once. Where there is a choice,
 /// the links are timed too; see [`rate`].
 pub async fn survey(service: &ServiceId, cloudlets: Vec<Reachable>) -> Vec<Surveyed> {
     let surveyed = join_all(cloudlets.into_iter().map(|reachable| describe(service, reachable))).await;
-    let offering = surveyed.iter().filter(|one| one.service.is_some()).count();
+    let offering = surveyed.iter().filter(|one| one.offers(service)).count();
     if offering < 2 {
         return surveyed;
     }
     let mut timed = Vec::new();
     // One after the other: at once they would share the air and measure each other.
     for one in surveyed {
-        let rate_bytes_per_s = match one.service {
-            Some(_) => rate(&one.reachable).await,
-            None => None,
-        };
+        let rate_bytes_per_s = if one.offers(service) { rate(&one.reachable).await } else { None };
         timed.push(Surveyed { rate_bytes_per_s, ..one });
     }
     timed
@@ -173,6 +183,9 @@ fn need(wanted: &Wanted, surveyed: &[Surveyed]) -> Need {
 
 fn candidate(wanted: &Wanted, need: &Need, surveyed: &Surveyed) -> Candidate {
     let Surveyed { reachable, service, rate_bytes_per_s } = surveyed;
+    let fetch = surveyed.fetch(&wanted.service).map(|Fetchable { bytes, from, rate_bytes_per_s, .. }| {
+        Fetch { bytes: *bytes, from: from.clone(), rate_bytes_per_s: *rate_bytes_per_s }
+    });
     let (load, standing) = (&reachable.cloudlet.load, &reachable.cloudlet.standing);
     // Whole microseconds, as they are recorded, so that a recorded survey leads to the same figures.
     let rtt = Duration::from_micros(u64::try_from(reachable.rtt.as_micros()).unwrap_or(u64::MAX));
@@ -199,6 +212,7 @@ fn candidate(wanted: &Wanted, need: &Need, surveyed: &Surveyed) -> Candidate {
         guest_systems: guests.map(|guests| guests.systems.iter().cloned().collect()),
         contact: contact(wanted.here.as_ref(), reachable),
         ready_time,
+        fetch,
         power: standing.power.map(power),
         draining: standing.draining,
         permitted: wanted.permitted,
@@ -287,6 +301,7 @@ mod tests {
             accelerator: "tcg".to_owned(),
             load,
             services: Vec::new(),
+            fetchable: Vec::new(),
             standing,
         };
         let (client, node) = (Client::new("http://127.0.0.1:1").unwrap(), mesh::NodeId::from_bytes([1; 16]));
@@ -354,6 +369,30 @@ mod tests {
         };
         assert_eq!(holds(&["debian-12"]), Offer::Base);
         assert_eq!(holds(&["debian-13"]), Offer::Nothing);
+    }
+
+    #[test]
+    fn one_that_could_fetch_the_service_is_a_candidate_with_its_figures() {
+        let wanted = Wanted::of("speech".parse().unwrap());
+        let mut fetching = reachable(Standing::default(), None);
+        fetching.cloudlet.fetchable = vec![Fetchable {
+            service: wanted.service.clone(),
+            image: String::new(),
+            bytes: 62_000_000,
+            from: "two".to_owned(),
+            rate_bytes_per_s: Some(1_200_000),
+        }];
+        let one = seen(&wanted, None, fetching.clone());
+        assert_eq!(
+            (one.offer, one.fetch.as_ref().map(|fetch| fetch.bytes)),
+            (Offer::Nothing, Some(62_000_000))
+        );
+        let surveyed = [Surveyed { reachable: fetching.clone(), service: None, rate_bytes_per_s: None }];
+        let choice = choose(&wanted, &surveyed, &Policy::default());
+        assert_eq!(choice.chosen, Some(one.node), "there is nobody else");
+        let explained = choice.to_string();
+        assert!(explained.contains("51.667 s   62.0 MB from two at 1.2 MB/s"), "{explained}");
+        assert_eq!(seen(&wanted, Some(service(None)), fetching).fetch, None, "it has it by now");
     }
 
     #[test]

@@ -221,11 +221,7 @@ impl Starting {
 
     /// Waits until the instance is ready: while the cloudlet fetches its image, as long as something comes within `limit`; from
     /// then on for at most `limit`. On error it is still this client's.
-    pub async fn ready(
-        &self,
-        limit: Duration,
-        progress: &(dyn Fn(Step) + Sync),
-    ) -> Result<Session, Error> {
+    pub async fn ready(&self, limit: Duration, progress: &(dyn Fn(Step) + Sync)) -> Result<Session, Error> {
         let mut timing = self.timing;
         let mut start = now();
         let client = &self.reachable.client;
@@ -339,11 +335,12 @@ pub async fn find(
 /// The cloudlets that can serve, best first.
 async fn rank(options: &Options, cloudlets: Vec<Reachable>) -> Result<Vec<Reachable>, Error> {
     let surveyed = survey(&options.service, cloudlets).await;
-    if options.cloudlet.is_some() && surveyed.iter().all(|one| one.service.is_none()) {
-        // The one that was named may fetch it from others; asked for it, it says.
+    let offers = |one: &Surveyed| one.offers(&options.service);
+    if options.cloudlet.is_some() && !surveyed.iter().any(offers) {
+        // The one that was named may have it a moment later; asked for it, it says.
         return Ok(surveyed.into_iter().map(|one| one.reachable).collect());
     }
-    if surveyed.iter().all(|one| one.service.is_none()) {
+    if !surveyed.iter().any(offers) {
         let offered =
             |one: &Surveyed| (one.reachable.cloudlet.name.clone(), one.reachable.cloudlet.services.clone());
         return Err(Error::NotOffered {
@@ -377,17 +374,13 @@ async fn rank(options: &Options, cloudlets: Vec<Reachable>) -> Result<Vec<Reacha
         choice.considered.iter().position(|considered| considered.node == one.reachable.node)
     };
     let fits = |one: &Surveyed| place(one).is_some_and(|place| demanded(&choice.considered[place]));
-    let mut able: Vec<Surveyed> =
-        surveyed.into_iter().filter(|one| one.service.is_some() && fits(one)).collect();
+    let mut able: Vec<Surveyed> = surveyed.into_iter().filter(|one| offers(one) && fits(one)).collect();
     able.sort_by_key(place);
     Ok(able.into_iter().map(|one| one.reachable).collect())
 }
 
 /// The first cloudlet that takes the request, and its instance.
-async fn start_one(
-    options: &Options,
-    ranked: Vec<Reachable>,
-) -> Result<(Reachable, Instance), Error> {
+async fn start_one(options: &Options, ranked: Vec<Reachable>) -> Result<(Reachable, Instance), Error> {
     let request = Start {
         service: options.service.clone(),
         client_token: options.client_token.clone(),

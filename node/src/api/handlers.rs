@@ -193,12 +193,7 @@ pub(super) fn vm(id: &str) -> Result<VmId, Failure> {
 }
 
 impl Api {
-    fn answer(
-        &self,
-        found: Option<lifecycle::Instance>,
-        id: &str,
-        arrival: Arrival,
-    ) -> Answer<Instance> {
+    fn answer(&self, found: Option<lifecycle::Instance>, id: &str, arrival: Arrival) -> Answer<Instance> {
         let found = found.ok_or_else(|| Failure::unknown_instance(id))?;
         Ok(Json(self.instance_view(&found, arrival)))
     }

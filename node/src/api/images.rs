@@ -9,12 +9,13 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, Stream, StreamExt};
 use handheld::api::{Code, Event, FetchImage, FetchState, FetchedFrom, ImageFetch, Problem};
 use mesh::NodeId;
+use mesh::exchange::policy::Fetchable;
 use tokio_stream::wrappers::WatchStream;
-use vm_images::ImageId;
+use vm_images::{ImageId, ServiceId};
 
-use super::{Api, Arrival};
 use super::extract::Body;
 use super::problem::Failure;
+use super::{Api, Arrival};
 use crate::exchange::{self, Exchange, FindError, Phase, Progress};
 use crate::lifecycle::{self, Instance};
 
@@ -147,16 +148,29 @@ impl Api {
         super::view::instance(instance, arrival, fetch)
     }
 
+    /// Name of a cloudlet; its node id if it is not known any more.
+    fn name(&self, node: &NodeId) -> String {
+        let named =
+            self.peers.as_ref().and_then(|peers| Some(peers.members().get(node)?.advert.name.clone()));
+        named.unwrap_or_else(|| node.to_string())
+    }
+
+    /// A service that could be fetched, in the API's words.
+    pub(super) fn fetchable_view(&self, service: &ServiceId, one: &Fetchable) -> handheld::api::Fetchable {
+        handheld::api::Fetchable {
+            service: service.clone(),
+            image: one.image.to_string(),
+            bytes: one.bytes,
+            from: self.name(&one.from),
+            rate_bytes_per_s: one.rate_bytes_per_s,
+        }
+    }
+
     /// A fetch in the API's words.
     pub(super) fn fetch_view(&self, progress: &Progress) -> ImageFetch {
-        let members = self.peers.as_ref().map(crate::peers::Peers::members);
-        let name = |node: &NodeId| {
-            let member = members.as_ref().and_then(|members| members.get(node));
-            member.map_or_else(|| node.to_string(), |member| member.advert.name.clone())
-        };
         let from = progress.by_peer.iter().map(|(node, bytes)| FetchedFrom {
             node_id: node.to_string(),
-            name: name(node),
+            name: self.name(node),
             bytes: *bytes,
         });
         let (state, reason) = match &progress.phase {

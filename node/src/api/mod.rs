@@ -124,6 +124,10 @@ impl Api {
         let (load, offers) = (self.instances.load().await?, self.instances.offers().await?);
         let usable = offers.iter().filter(|offer| offer.unusable.is_none());
         let systems = self.instances.guest_systems().await?;
+        let fetchable = match &self.exchange {
+            Some(exchange) => exchange.fetchable().await,
+            None => Default::default(),
+        };
         Ok(Cloudlet {
             api_version: handheld::api::VERSION,
             node_id: self.about.node_id.clone(),
@@ -132,6 +136,7 @@ impl Api {
             accelerator: self.about.accelerator.clone(),
             load,
             services: usable.map(|offer| offer.service.id.clone()).collect(),
+            fetchable: fetchable.iter().map(|(service, one)| self.fetchable_view(service, one)).collect(),
             standing: self.standing.view((*systems).clone()),
         })
     }

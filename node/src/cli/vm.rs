@@ -3,8 +3,8 @@
 use std::future::Future;
 use std::time::Duration;
 
-use handheld::{Access, Client, Fetched};
 use handheld::api::{Instance, Sharing, Start, State};
+use handheld::{Access, Client, Fetched};
 use serde_json::json;
 use uuid::Uuid;
 

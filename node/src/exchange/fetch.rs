@@ -19,7 +19,7 @@ use super::{Shared, Wanted};
 use crate::instances::clock::Clock;
 
 /// Longest chain of parents; the store follows no longer one.
-const MAX_CHAIN: usize = 16;
+pub(super) const MAX_CHAIN: usize = 16;
 /// After a round in which nobody gave anything, the next one begins after this, or when a member changes.
 const ROUND: Duration = Duration::from_secs(2);
 

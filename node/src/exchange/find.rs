@@ -83,7 +83,10 @@ mod tests {
     fn members() -> BTreeMap<NodeId, Holdings> {
         let held = |node: u8, service: &str, image: u8| {
             let images = BTreeMap::from([(service.parse().unwrap(), id(image))]);
-            (NodeId::from_bytes([node; NodeId::BYTES]), Holdings { images, base_images: [id(0xba)].into() })
+            (
+                NodeId::from_bytes([node; NodeId::BYTES]),
+                Holdings { images, base_images: [id(0xba)].into(), ..Holdings::default() },
+            )
         };
         BTreeMap::from([held(1, "speech", 1), held(2, "speech", 1), held(3, "maps", 3), held(4, "maps", 4)])
     }

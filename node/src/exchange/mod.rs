@@ -42,7 +42,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mesh::NodeId;
-use mesh::exchange::policy::{self, Profile};
+use mesh::exchange::policy::{self, Fetchable, Profile};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -94,6 +94,7 @@ pub struct Exchange {
 /// What everybody here uses.
 struct Shared {
     store: Store,
+    shelf: Shelf,
     peers: Arc<dyn Peers>,
     config: Config,
     throttle: Throttle,
@@ -162,6 +163,7 @@ impl Exchange {
     pub fn start(store: Store, peers: Arc<dyn Peers>, config: Config) -> (Self, Running) {
         let throttle = Throttle::new(config.rate_limit_bytes_per_s);
         let shared = Arc::new(Shared {
+            shelf: Shelf::new(store.clone()),
             store,
             peers,
             config,
@@ -190,7 +192,25 @@ impl Exchange {
     /// The image to fetch for a handheld that asks for a service which is not here: the one that most members hold;
     /// `None` if nobody does, or if nothing is to be fetched on demand.
     pub fn on_demand(&self, service: &ServiceId) -> Option<ImageId> {
-        self.shared.config.on_demand.then(|| policy::most_held(service, &self.shared.peers.members())).flatten()
+        self.shared
+            .config
+            .on_demand
+            .then(|| policy::most_held(service, &self.shared.peers.members()))
+            .flatten()
+    }
+
+    /// What [`Exchange::on_demand`] could have fetched, and how. What failed lately is left out.
+    pub async fn fetchable(&self) -> BTreeMap<ServiceId, Fetchable> {
+        let shared = &self.shared;
+        let Some(own) = shared.shelf.holdings().await.filter(|_| shared.config.on_demand) else {
+            return BTreeMap::new();
+        };
+        let mut fetchable = policy::fetchable(&own, &shared.peers.members(), &shared.peers.rates());
+        let all = shared.all.borrow();
+        let failed =
+            |image| all.iter().any(|one| one.image == image && matches!(one.phase, Phase::Failed(_)));
+        fetchable.retain(|_, one| !failed(one.image));
+        fetchable
     }
 
     /// As [`Exchange::fetch`], for somebody who waits: once every receiver is gone, and nobody else wants the image, the

@@ -1,17 +1,19 @@
 //! Which fetch is next. One at a time: several would share the same links and be done later each.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh::advert::ImageSize;
 use mesh::exchange::policy::{self, Decision, Failure, Holdings};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use vm_images::{ImageId, Kind, Store};
+use vm_images::{Image, ImageId, Kind, Store};
 
 use super::error::Error;
-use super::fetch::Fetch;
+use super::fetch::{Fetch, MAX_CHAIN};
 use super::progress::{Phase, Progress};
 use super::{Ask, Shared, Wanted, Why};
 use crate::causes::chain;
@@ -153,7 +155,8 @@ impl Owner {
         let is_left = |wanted: &Wanted, progress: &watch::Sender<Progress>| {
             !wanted.lasting && progress.receiver_count() == 0
         };
-        if let Some(active) = self.running.as_ref().filter(|active| is_left(&active.wanted, &active.progress)) {
+        if let Some(active) = self.running.as_ref().filter(|active| is_left(&active.wanted, &active.progress))
+        {
             active.cancel.cancel();
         }
         self.queue.retain(|(wanted, progress)| !is_left(wanted, progress));
@@ -318,6 +321,24 @@ impl Owner {
     }
 }
 
+/// How much there is to fetch of an image. What cannot be looked at is said by the store when it is served.
+fn size(store: &Store, image: &Image) -> ImageSize {
+    let content = |image: &Image| -> u64 {
+        let parts = image.manifest.parts.iter().filter_map(|part| image.path(part.role).ok());
+        // Blocks of 512 bytes, whatever the file system's are; holes have none.
+        let blocks = parts.filter_map(|path| Some(std::fs::metadata(path).ok()?.blocks()));
+        blocks.map(|blocks| blocks.saturating_mul(512)).sum()
+    };
+    let mut size = ImageSize { own_bytes: content(image), parent_bytes: 0 };
+    let mut next = image.manifest.parent;
+    for _ in 0..MAX_CHAIN {
+        let Some(parent) = next.and_then(|id| store.get(id).ok()) else { break };
+        size.parent_bytes += content(&parent);
+        next = parent.manifest.parent;
+    }
+    size
+}
+
 /// What the store holds, as adverts say it: the image of each service that has the service's name, or the newest.
 pub(super) fn own_holdings(store: &Store) -> Result<Holdings, vm_images::store::Error> {
     let names: BTreeSet<ImageId> = store.names()?.into_values().collect();
@@ -326,8 +347,12 @@ pub(super) fn own_holdings(store: &Store) -> Result<Holdings, vm_images::store::
     let mut images = store.list()?.images;
     images.sort_by_key(|image| !names.contains(&image.id));
     for image in images {
-        match image.manifest.service {
-            Some(service) => drop(holdings.images.entry(service.id).or_insert(image.id)),
+        match &image.manifest.service {
+            Some(service) if !holdings.images.contains_key(&service.id) => {
+                holdings.images.insert(service.id.clone(), image.id);
+                holdings.sizes.insert(service.id.clone(), size(store, &image));
+            }
+            Some(_) => {}
             None if image.manifest.kind == Kind::Base => drop(holdings.base_images.insert(image.id)),
             None => {}
         }

@@ -28,6 +28,11 @@ pub trait Peers: Send + Sync + 'static {
     /// Opens a stream for [`mesh::exchange::wire::PROTOCOL`].
     fn open(&self, node: NodeId) -> BoxFuture<'_, io::Result<ByteStream>>;
 
+    /// What links to members were measured to carry, bytes per second.
+    fn rates(&self) -> BTreeMap<NodeId, u64> {
+        BTreeMap::new()
+    }
+
     /// Is told how fast blocks came from a peer, bytes per second: a measurement of the link to it.
     fn measured(&self, node: NodeId, bytes_per_s: u64) {
         let _ = (node, bytes_per_s);

@@ -40,11 +40,22 @@ impl Peers for SwarmPeers {
         in_reach
             .map(|(node, member)| {
                 let advert = &member.advert;
-                let holdings =
-                    Holdings { images: advert.images.clone(), base_images: advert.base_images.clone() };
+                let holdings = Holdings {
+                    images: advert.images.clone(),
+                    sizes: advert.sizes.clone(),
+                    base_images: advert.base_images.clone(),
+                };
                 (*node, holdings)
             })
             .collect()
+    }
+
+    fn rates(&self) -> BTreeMap<NodeId, u64> {
+        let members = self.0.members();
+        let members = members.borrow();
+        let own = members.values().find(|member| member.reach == Reach::Own);
+        let links = own.into_iter().flat_map(|own| &own.advert.links);
+        links.filter_map(|(node, link)| Some((*node, link.rate_bytes_per_s?))).collect()
     }
 
     fn changed(&self) -> BoxFuture<'_, ()> {

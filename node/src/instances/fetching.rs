@@ -42,7 +42,9 @@ async fn follow(
     said: &mpsc::Sender<Input>,
 ) -> Result<Arc<Service>, String> {
     let Some(exchange) = exchange.wait().await else {
-        return Err("its image is not here, and this cloudlet no longer has others to fetch it from".to_owned());
+        return Err(
+            "its image is not here, and this cloudlet no longer has others to fetch it from".to_owned()
+        );
     };
     let mut progress = match exchange.fetch_while_wanted(wanted.image).await {
         Ok(progress) => progress,

@@ -67,7 +67,8 @@ impl StoreImages {
             version: service.version.clone(),
             description: service.description.clone(),
             guest_system: system(manifest),
-            unusable: incompatible.map(|why| format!("the image {} cannot run here: {why}", manifest.label(id))),
+            unusable: incompatible
+                .map(|why| format!("the image {} cannot run here: {why}", manifest.label(id))),
         })
     }
 }

@@ -25,7 +25,9 @@ use tokio::sync::{SetOnce, broadcast, mpsc, oneshot};
 use vm_images::ServiceId;
 
 use crate::exchange::Exchange;
-use crate::lifecycle::{Claim, Created, Image, Instance, Keep, Limits, Refused, Request, Saved, Service, Token};
+use crate::lifecycle::{
+    Claim, Created, Image, Instance, Keep, Limits, Refused, Request, Saved, Service, Token,
+};
 
 mod catalogue;
 pub(crate) mod clock;

@@ -70,6 +70,8 @@ impl Local {
         // What is used here goes before what is only kept for others.
         (advert.images, advert.base_images) = (shelf.images.clone(), shelf.base_images.clone());
         advert.images.extend(usable().map(|offer| (offer.service.id.clone(), offer.service.image)));
+        // Of another image of the same service the size is about the same.
+        advert.sizes = shelf.sizes.clone();
         let held = |offer: &Offer| (offer.service.id.clone(), held(offer, &instances, &self.standing));
         advert.services = usable().map(held).collect();
         Some(advert)

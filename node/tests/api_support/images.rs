@@ -44,9 +44,26 @@ fn base(store: &Store) -> ImageId {
 }
 
 pub fn service(store: &Store, base: ImageId, name: &str, max_users: u32, machine: &str) -> ImageId {
+    with_memory(store, base, name, max_users, machine, &[7; 4096])
+}
+
+/// A service that it takes a while to fetch: this is its memory.
+pub fn large(store: &Store, name: &str, memory: &[u8]) -> ImageId {
+    let base = store.by_name("base").unwrap().id;
+    with_memory(store, base, name, 3, "pc-q35-10.0", memory)
+}
+
+fn with_memory(
+    store: &Store,
+    base: ImageId,
+    name: &str,
+    max_users: u32,
+    machine: &str,
+    memory: &[u8],
+) -> ImageId {
     let draft = store.begin(Some(base)).unwrap();
     qcow2::create_overlay(&draft.path(Role::Disk), &draft.backing().unwrap(), 1 << 20).unwrap();
-    draft.add_bytes(Role::MemoryTemplate, &[7; 4096]).unwrap();
+    draft.add_bytes(Role::MemoryTemplate, memory).unwrap();
     draft.add_bytes(Role::DeviceStream, b"stream").unwrap();
     let mut manifest = manifest(name, Kind::Service, Some(base), machine);
     manifest.service = Some(Service {

@@ -10,7 +10,13 @@ use super::world::{Op, Open, World, token};
 
 /// A history by hand, up to an instance that is ready.
 fn ready(world: &mut World, sharing_private: bool) -> VmId {
-    world.apply(&Op::Start { token: 0, service: 0, private: sharing_private, elsewhere: false, available: 1000 });
+    world.apply(&Op::Start {
+        token: 0,
+        service: 0,
+        private: sharing_private,
+        elsewhere: false,
+        available: 1000,
+    });
     for _ in 0..3 {
         world.apply(&Op::Answer { which: 0, good: true });
     }

@@ -182,7 +182,7 @@ pub const NAMES: &[Name] = &[
         Some(Datum::Flag(f.need.instance == Instance::Own))
     }),
     number("client.energy_j", "what the task takes from the client's battery; not always known", |f| {
-        amount(energy_j(f.need, f.candidate, f.completion?))
+        amount(energy_j(f.need, f.completion?))
     }),
     number("link.rtt_ms", "round-trip time; not always known", |f| {
         amount(f.candidate.link.rtt?.as_secs_f64() * 1000.0)

@@ -1,6 +1,7 @@
 //! Images that a cloudlet fetches from other cloudlets of its mission.
 
 use serde::{Deserialize, Serialize};
+use vm_images::ServiceId;
 
 /// Asks for an image, its parents included. Asked again while it is on its way, it goes on as it is; what an earlier
 /// try has brought is not fetched again.
@@ -81,4 +82,22 @@ impl FetchState {
     pub fn is_final(self) -> bool {
         matches!(self, Self::Done | Self::Failed)
     }
+}
+
+/// A service that a cloudlet does not hold but could fetch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Fetchable {
+    /// The service.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub service: ServiceId,
+    /// Id of the image that it would fetch.
+    pub image: String,
+    /// How much there is to fetch, bytes, with what the image builds on.
+    pub bytes: u64,
+    /// Name of the cloudlet with the best link among those that have it; others may help.
+    pub from: String,
+    /// What that link was measured to carry, bytes per second; `None`: it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_bytes_per_s: Option<u64>,
 }

@@ -253,6 +253,7 @@ async fn cloudlet(State((_, number)): App) -> Json<api::Cloudlet> {
         accelerator: "tcg".to_owned(),
         load: load(),
         services: vec!["speech".parse().unwrap()],
+        fetchable: Vec::new(),
         standing: api::Standing::default(),
     })
 }

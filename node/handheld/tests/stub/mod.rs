@@ -176,6 +176,7 @@ async fn cloudlet(State(shared): App) -> Json<Cloudlet> {
             queue_length: 0,
         },
         services: shared.behaviour.services.iter().map(|id| id.parse().unwrap()).collect(),
+        fetchable: Vec::new(),
         standing: said.standing,
     })
 }
@@ -366,7 +367,7 @@ async fn recognize(State(shared): App, wav: Bytes) -> Response {
 }
 
 fn problem(status: StatusCode, code: Code, message: &str, missing: Option<Missing>) -> Response {
-    (status, Json(Problem { code, message: message.to_owned(), missing, fetching: None })).into_response()
+    (status, Json(Problem { code, message: message.to_owned(), missing })).into_response()
 }
 
 /// A recording of silence in the right form.
