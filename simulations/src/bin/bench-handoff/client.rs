@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use simulations::lab::Host;
 
-use super::now;
+use super::demo_support::now;
 
 /// A human recording of the package pocketsphinx-testdata.
 const RECORDING: &str = "/usr/share/pocketsphinx/test/data/cards/001.wav";

@@ -12,14 +12,16 @@ use simulations::lab::{Host, Lab, Topology};
 use simulations::medium::Change;
 use simulations::medium::units::Span;
 
-use super::cloudlet::Cloudlet;
-use super::handheld::Handheld;
+use super::demo_support::cloudlet::Cloudlet;
+use super::demo_support::handheld::Handheld;
+use super::demo_support::{LIMIT, built_images, mission, program};
 use super::process::Process;
-use super::{mission, program};
 
 /// The cloudlets.
 pub const CLOUDLETS: [&str; 2] = ["one", "two"];
 const HANDHELD: &str = "hand";
+/// Name of the mission.
+const NAME: &str = "bench-handoff";
 /// Links of the handheld: so good that nothing of what is measured is theirs.
 const TOPOLOGY: &str = r#"
 name = "bench-handoff"
@@ -34,8 +36,6 @@ name = "two"
 [[hosts]]
 name = "hand"
 "#;
-/// How long anything may take before the measuring.
-const LIMIT: Duration = Duration::from_secs(120);
 
 /// All of it. Ends with this.
 pub struct Fleet {
@@ -61,11 +61,10 @@ pub struct Link {
 impl Fleet {
     /// Starts everything; the service has answered when this returns.
     pub fn start(directory: &Path) -> anyhow::Result<Self> {
-        let images = std::env::var_os("CLOUDLET_NODE__IMAGE_STORE")
-            .context("say where the images are: run 'make bench-handoff'")?;
+        let images = built_images()?;
         let lab = Lab::start(&Topology::from_toml(TOPOLOGY)?)?;
-        mission::enroll(directory, &CLOUDLETS)?;
-        let start = |name: &str| Cloudlet::start(&lab, directory, name, PathBuf::from(&images));
+        mission::enroll(directory, NAME, &CLOUDLETS)?;
+        let start = |name: &str| Cloudlet::start(&lab, directory, name, images.clone());
         let cloudlets = [start(CLOUDLETS[0])?, start(CLOUDLETS[1])?];
         cloudlets.iter().try_for_each(|one| one.wait_until(|seen| seen.there == 2, LIMIT))?;
         let daemon = |name: &str| Process::of_daemon(&directory.join(name));

@@ -12,9 +12,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::Parser;
@@ -22,16 +20,10 @@ use clap::Parser;
 mod aims;
 mod arguments;
 mod client;
-#[path = "../mesh-demo/cloudlet.rs"]
-#[expect(dead_code, reason = "shared with the demo of the mesh, which does more with a cloudlet")]
-mod cloudlet;
+#[path = "../demo_support/mod.rs"]
+mod demo_support;
 mod fleet;
-#[path = "../mesh-demo/handheld.rs"]
-#[expect(dead_code, reason = "shared with the demo of the mesh, which does more with a handheld")]
-mod handheld;
 mod machine;
-#[path = "../mesh-demo/mission.rs"]
-mod mission;
 mod moves;
 mod process;
 mod report;
@@ -41,9 +33,6 @@ mod table;
 
 use arguments::Arguments;
 use report::Report;
-
-/// How often somebody is asked again.
-const ASK_EVERY: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
@@ -76,20 +65,4 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         println!("\nraw results: {}", path.display());
     }
     Ok(report.aims.iter().all(|aim| aim.met))
-}
-
-/// A program that was built beside this one.
-fn program(name: &str) -> anyhow::Result<PathBuf> {
-    let program = std::env::current_exe()?.with_file_name(name);
-    ensure!(
-        program.is_file(),
-        "{} is missing; build it: cargo build --release -p node -p handheld",
-        program.display()
-    );
-    Ok(program)
-}
-
-#[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
-fn now() -> Instant {
-    Instant::now()
 }

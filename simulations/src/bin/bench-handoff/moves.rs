@@ -8,10 +8,11 @@ use serde::Serialize;
 use simulations::lab::Host;
 
 use super::arguments::{Arguments, Workload};
+use super::demo_support::now;
 use super::fleet::{CLOUDLETS, Fleet};
 use super::process::Taken;
 use super::split::{Logs, Split};
-use super::{client, machine, now};
+use super::{client, machine};
 
 /// What one move took.
 #[derive(Debug, Clone, Serialize)]
@@ -84,7 +85,8 @@ fn beside(
             Workload::SpeechIdle => 0,
             Workload::Speech => client::recognise_on(host, to, stop)?,
         };
-        let longest = probing.map(|probing| probing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        let longest =
+            probing.map(|probing| probing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         Ok(Beside { heard, longest_ms: longest.transpose()?.map(|longest| longest.as_millis() as u64) })
     })
 }

@@ -3,7 +3,7 @@
 use anyhow::Context;
 
 use super::arguments::Arguments;
-use super::cloudlet;
+use super::demo_support::cloudlet;
 use super::fleet::{Fleet, Link};
 use super::moves;
 use super::report::Row;

@@ -34,7 +34,9 @@ fn line(text: &mut String, row: &Row) -> std::fmt::Result {
         (Some(median), Some(most)) => format!("{median:.digits$} ({most:.digits$})"),
         _ => "-".to_owned(),
     };
-    let two = |source: fn(&super::moves::Move) -> f64, destination: fn(&super::moves::Move) -> f64, digits: usize| {
+    let two = |source: fn(&super::moves::Move) -> f64,
+               destination: fn(&super::moves::Move) -> f64,
+               digits: usize| {
         match (row.median(source), row.median(destination)) {
             (Some(source), Some(destination)) => format!("{source:.digits$} / {destination:.digits$}"),
             _ => "-".to_owned(),
