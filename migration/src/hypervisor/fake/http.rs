@@ -1,5 +1,6 @@
 //! As much of HTTP/1.1 as a fake service needs: one request for each connection.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 
 /// Longest head that is read, bytes.
@@ -16,6 +17,8 @@ pub struct Request {
     pub method: String,
     /// Path and query.
     pub path: String,
+    /// Headers, names in lower case.
+    pub headers: BTreeMap<String, String>,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -63,27 +66,27 @@ impl Request {
         let mut words = line.split_whitespace();
         let (Some(method), Some(path)) = (words.next(), words.next()) else { return Ok(None) };
         let (method, path) = (method.to_owned(), path.to_owned());
-        let Some(body_bytes) = body_bytes(&mut head)? else { return Ok(None) };
+        let Some(headers) = headers(&mut head)? else { return Ok(None) };
+        let length = headers.get("content-length");
+        let body_bytes = length.map_or(0, |length| length.parse().unwrap_or(u64::MAX));
+        if body_bytes > MAX_BODY_BYTES {
+            return Ok(None);
+        }
         let mut body = Vec::new();
         from.take(body_bytes).read_to_end(&mut body)?;
-        Ok((body.len() as u64 == body_bytes).then_some(Self { guest_port, method, path, body }))
+        Ok((body.len() as u64 == body_bytes).then_some(Self { guest_port, method, path, headers, body }))
     }
 }
 
-/// Length of the body as the rest of the head says it; `None` for a head or body that is too long or cut.
-fn body_bytes(head: &mut impl BufRead) -> io::Result<Option<u64>> {
-    let mut bytes = 0;
+/// The rest of the head; `None` if it is cut.
+fn headers(head: &mut impl BufRead) -> io::Result<Option<BTreeMap<String, String>>> {
+    let mut headers = BTreeMap::new();
     loop {
         let mut line = String::new();
-        if head.read_line(&mut line)? == 0 || bytes > MAX_BODY_BYTES {
+        if head.read_line(&mut line)? == 0 {
             return Ok(None);
         }
-        match line.split_once(':') {
-            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
-                bytes = value.trim().parse().unwrap_or(u64::MAX);
-            }
-            Some(_) => {}
-            None => return Ok(Some(bytes)),
-        }
+        let Some((name, value)) = line.split_once(':') else { return Ok(Some(headers)) };
+        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
 }

@@ -64,7 +64,7 @@ impl Fleet {
         let images = built_images()?;
         let lab = Lab::start(&Topology::from_toml(TOPOLOGY)?)?;
         mission::enroll(directory, NAME, &CLOUDLETS)?;
-        let start = |name: &str| Cloudlet::start(&lab, directory, name, images.clone());
+        let start = |name: &str| Cloudlet::start(&lab, directory, name, images.clone(), &[]);
         let cloudlets = [start(CLOUDLETS[0])?, start(CLOUDLETS[1])?];
         cloudlets.iter().try_for_each(|one| one.wait_until(|seen| seen.there == 2, LIMIT))?;
         let daemon = |name: &str| Process::of_daemon(&directory.join(name));

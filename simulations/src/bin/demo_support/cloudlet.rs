@@ -36,8 +36,14 @@ pub struct Seen {
 }
 
 impl Cloudlet {
-    /// Starts it; returns before it answers.
-    pub fn start(lab: &Lab, directory: &Path, name: &str, images: PathBuf) -> anyhow::Result<Self> {
+    /// Starts it, with these fields of its configuration; returns before it answers.
+    pub fn start(
+        lab: &Lab,
+        directory: &Path,
+        name: &str,
+        images: PathBuf,
+        settings: &[&str],
+    ) -> anyhow::Result<Self> {
         let host = lab.host(name)?;
         let log = File::options().create(true).append(true).open(directory.join(format!("{name}.log")))?;
         let state = directory.join(name);
@@ -45,7 +51,11 @@ impl Cloudlet {
         let mut command = host.command(program("cloudlet")?);
         command.arg("--state-dir").arg(&state).arg("--image-store").arg(&images);
         // The lab shows the mesh, not the probe of the processor, of which five at a time would be in each other's way.
-        command.args(["--set", "hypervisor.accelerator=tcg", "up", "--name", name]);
+        command.args(["--set", "hypervisor.accelerator=tcg"]);
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        command.args(["up", "--name", name]);
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         let (program, namespace) = (program("cloudlet")?, host.namespace());
         let ask = move || {

@@ -28,6 +28,8 @@ use table::Table;
 /// The two that the service moves between, and the handheld that uses it.
 const VEHICLES: [&str; 2] = ["truck-1", "truck-2"];
 const HANDHELD: &str = "phone";
+/// The policy may move services, also when a vehicle is switched off.
+const POLICY: [&str; 2] = ["handoff.automatic=on", "handoff.evacuate_on_shutdown=true"];
 /// A slow link between the vehicles, there and back 50 ms, as the aims of handoff say; ordinary Wi-Fi to the handheld.
 const RADIO: &str = r#"
 name = "handoff-demo"
@@ -88,7 +90,7 @@ fn show(directory: &Path, table: &mut Table) -> anyhow::Result<()> {
     let lab = Lab::start(&Topology::from_toml(RADIO)?)?;
     mission::enroll(directory, "handoff-demo", &VEHICLES)?;
     eprintln!("* two vehicles start and find each other");
-    let start = |name: &&str| Cloudlet::start(&lab, directory, name, built_images()?);
+    let start = |name: &&str| Cloudlet::start(&lab, directory, name, built_images()?, &POLICY);
     let mut vehicles = VEHICLES.iter().map(start).collect::<anyhow::Result<Vec<_>>>()?;
     for vehicle in &vehicles {
         vehicle.wait_until(|seen| seen.there == VEHICLES.len(), LIMIT)?;

@@ -69,19 +69,24 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// The vehicle that has the service, and the other one.
-    pub fn places(&self) -> anyhow::Result<[&Cloudlet; 2]> {
+    /// Which vehicles have the service, as numbers of `vehicles`.
+    pub fn served_at(&self) -> anyhow::Result<Vec<usize>> {
         let mut here = Vec::new();
-        for vehicle in self.vehicles.iter() {
+        for (number, vehicle) in self.vehicles.iter().enumerate() {
             let listed = vehicle.ask(&["vm", "list"])?;
             let instances = listed["instances"].as_array().context("a list of instances")?;
             if instances.iter().any(|one| one["id"] == self.instance && one["state"] == "ready") {
-                here.push(vehicle);
+                here.push(number);
             }
         }
-        ensure!(here.len() == 1, "{} vehicles have the instance ready", here.len());
-        let there = self.vehicles.iter().find(|one| one.name() != here[0].name());
-        Ok([here[0], there.context("two vehicles")?])
+        Ok(here)
+    }
+
+    /// The vehicle that has the service, and the other one.
+    pub fn places(&self) -> anyhow::Result<[&Cloudlet; 2]> {
+        let here = self.served_at()?;
+        ensure!(here.len() == 1 && self.vehicles.len() == 2, "vehicles {here:?} have the instance ready");
+        Ok([&self.vehicles[here[0]], &self.vehicles[1 - here[0]]])
     }
 
     /// Bytes of IP packets that the vehicles sent each other since the start, headers and encryption included.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 
 use super::VEHICLES;
-use super::demo_support::{LIMIT, now};
+use super::demo_support::{ASK_EVERY, LIMIT, now};
 use super::stage::{Moved, Stage};
 
 /// How long is looked at the service while nothing moves, to have something to compare with.
@@ -27,6 +27,8 @@ pub fn all(stage: &mut Stage<'_>) -> anyhow::Result<()> {
     stage.step("moved by the operator", by_operator)?;
     stage.step("and back", by_operator)?;
     stage.step("moved through three cuts of the link", through_cuts)?;
+    stage.step("moved by itself from a vehicle that takes nobody new", by_itself)?;
+    stage.step("moved before its vehicle is switched off", before_the_end)?;
     Ok(())
 }
 
@@ -60,6 +62,32 @@ fn through_cuts(stage: &mut Stage<'_>) -> anyhow::Result<Option<Moved>> {
     Ok(Some(moved))
 }
 
+/// The policy has it leave a vehicle that is being emptied.
+fn by_itself(stage: &mut Stage<'_>) -> anyhow::Result<Option<Moved>> {
+    let [here, there] = stage.places()?;
+    here.ask(&["drain", "on"])?;
+    let begin = now();
+    while stage.served_at()? != [number(stage, there.name())?] {
+        ensure!(begin.elapsed() < LIMIT, "the service is still not at {}", there.name());
+        std::thread::sleep(ASK_EVERY);
+    }
+    here.ask(&["drain", "off"])?;
+    Ok(None)
+}
+
+/// SIGTERM: an orderly end sends it to the other vehicle first.
+fn before_the_end(stage: &mut Stage<'_>) -> anyhow::Result<Option<Moved>> {
+    let [here, there] = stage.places()?;
+    let (number, there) = (number(stage, here.name())?, there.name().to_owned());
+    stage.vehicles.remove(number).leave()?;
+    is_at(stage, &there)?;
+    Ok(None)
+}
+
+fn number(stage: &Stage<'_>, name: &str) -> anyhow::Result<usize> {
+    stage.vehicles.iter().position(|one| one.name() == name).context("it is one of the vehicles")
+}
+
 /// Waits until more has passed between the vehicles.
 fn passed(stage: &Stage<'_>, moving: &mut Child) -> anyhow::Result<()> {
     let (begin, before) = (now(), stage.wire_bytes()?);
@@ -75,7 +103,7 @@ fn passed(stage: &Stage<'_>, moving: &mut Child) -> anyhow::Result<()> {
 
 /// The service must be there, and there only.
 fn is_at(stage: &Stage<'_>, name: &str) -> anyhow::Result<()> {
-    let [here, _] = stage.places()?;
-    ensure!(here.name() == name, "the service is at {} and not at {name}", here.name());
+    let here = stage.served_at()?;
+    ensure!(here == [number(stage, name)?], "the service is at {here:?} and not at {name} alone");
     Ok(())
 }

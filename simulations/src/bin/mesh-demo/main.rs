@@ -63,7 +63,7 @@ fn show(lab: &Lab, directory: &Path, report: &mut Report) -> anyhow::Result<()> 
         report.step("five cloudlets start, find each other by multicast, prove themselves", || {
             let started: Vec<Cloudlet> = CLOUDLETS
                 .iter()
-                .map(|name| Cloudlet::start(lab, directory, name, image_store(directory, name)?))
+                .map(|name| Cloudlet::start(lab, directory, name, image_store(directory, name)?, &[]))
                 .collect::<anyhow::Result<_>>()?;
             for cloudlet in &started {
                 cloudlet.wait_until(|seen| seen.there == CLOUDLETS.len(), LIMIT)?;
@@ -95,7 +95,7 @@ fn show(lab: &Lab, directory: &Path, report: &mut Report) -> anyhow::Result<()> 
     })?;
     let back = report.step("both come back", || {
         let back = ["tent", "drone"]
-            .map(|name| Cloudlet::start(lab, directory, name, image_store(directory, name)?));
+            .map(|name| Cloudlet::start(lab, directory, name, image_store(directory, name)?, &[]));
         for one in back {
             cloudlets.push(one?);
         }
