@@ -124,12 +124,14 @@ impl Evacuation {
         let vms: Vec<VmId> = self.fates.keys().copied().collect();
         for vm in vms {
             let instance = instances.iter().find(|instance| instance.vm == vm);
+            let is_here = instance.is_some_and(Instance::is_live);
             let status = statuses.iter().rev().find(|status| status.vm == vm);
             let decision = decisions.iter().find(|decision| decision.instance == vm.to_string());
             let fate = match (ordered.get(&vm), status) {
                 (Some(to), _) => Fate::Moves(*to),
                 (None, Some(status)) if !status.phase.is_end() => self.moving(now, vm, status),
-                (None, Some(status)) if status.phase == Phase::Done => Fate::Moved(status.to),
+                // One that is here has come back since it went.
+                (None, Some(status)) if status.phase == Phase::Done && !is_here => Fate::Moved(status.to),
                 _ => self.standing(now, vm, instance, decision, &failures),
             };
             self.fates.insert(vm, fate);
