@@ -34,8 +34,7 @@ pub(super) async fn cloudlet(State(api): State<Api>) -> Answer<Cloudlet> {
     (status = 503, description = "The cloudlet is shutting down (`shutting-down`)", body = Problem),
 ))]
 pub(super) async fn services(State(api): State<Api>) -> Answer<Vec<Service>> {
-    let (offers, instances) = (api.instances.offers().await?, api.instances.list().await?);
-    Ok(Json(offers.iter().map(|offer| view::service(offer, &instances, &api.standing)).collect()))
+    Ok(Json(api.services().await?))
 }
 
 /// One service.
@@ -51,11 +50,8 @@ pub(super) async fn service(State(api): State<Api>, Path(id): Path<String>) -> A
     let id: ServiceId = id.parse().map_err(|error: vm_images::id::ParseIdError| {
         Failure::new(Code::UnknownService, error.to_string())
     })?;
-    let (offers, instances) = (api.instances.offers().await?, api.instances.list().await?);
-    match offers.iter().find(|offer| offer.service.id == id) {
-        Some(offer) => Ok(Json(view::service(offer, &instances, &api.standing))),
-        None => Err(Error::UnknownService { service: id }.into()),
-    }
+    let found = api.services().await?.into_iter().find(|service| service.id == id);
+    found.map(Json).ok_or_else(|| Error::UnknownService { service: id }.into())
 }
 
 /// Asks for an instance of a service.
@@ -193,6 +189,12 @@ pub(super) fn vm(id: &str) -> Result<VmId, Failure> {
 }
 
 impl Api {
+    /// Every service on offer, in order of its id.
+    async fn services(&self) -> Result<Vec<Service>, Error> {
+        let (offers, instances) = (self.instances.offers().await?, self.instances.list().await?);
+        Ok(offers.iter().map(|offer| view::service(offer, &instances, &self.standing)).collect())
+    }
+
     fn answer(&self, found: Option<lifecycle::Instance>, id: &str, arrival: Arrival) -> Answer<Instance> {
         let found = found.ok_or_else(|| Failure::unknown_instance(id))?;
         Ok(Json(self.instance_view(&found, arrival)))
