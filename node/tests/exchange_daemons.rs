@@ -193,6 +193,9 @@ async fn what_cannot_be_fetched_is_said_and_told_apart() {
         assert!(failed.contains("does not trust"), "{failed}");
     }
     assert_eq!(hand.image_fetches().await.unwrap().len(), 1);
+    let told = hand.cloudlet().await.unwrap().fetchable;
+    let told: Vec<&str> = told.iter().map(|one| one.service.as_str()).collect();
+    assert_eq!(told, ["solo"], "it does not say that it could fetch what it could not a moment ago");
     // Once it is trusted, an operator need not wait.
     sites[1].world.store.trust(SigningKey::from_secret(&SIGNER).public()).unwrap();
     sites[1].cli(&shell, &["echo"]).succeeded();
@@ -306,6 +309,15 @@ async fn a_handheld_that_asks_for_what_another_cloudlet_has_gets_it_here() {
     options.search.access = Access::Member(trust);
     options.cloudlet = Some(on.url().to_owned());
     options.ready_limit = LIMIT;
+    // Among several it counts with the time that fetching would take.
+    let found = handheld::find(&options.search, options.cloudlet.as_deref(), None).await.unwrap();
+    let surveyed = handheld::survey(&options.service, found).await;
+    let wanted = handheld::Wanted::of(options.service.clone());
+    let choice = handheld::selection::choose(&wanted, &surveyed, &options.policy);
+    assert!(choice.chosen.is_some(), "{choice}");
+    let fetch =
+        choice.considered[0].completion.as_ref().unwrap().parts.iter().find(|part| part.name == "fetch");
+    assert!(fetch.is_some_and(|part| part.figure.contains(" MB from site-0")), "{choice}");
     let steps = Mutex::new(Vec::new());
     let session = Session::open(&options, &|step| steps.lock().unwrap().push(step)).await.unwrap();
     let fetched: Vec<Fetched> = steps

@@ -29,7 +29,7 @@
 //! # let load = api::Load { cpu_used_millis: 0, cpu_total_millis: 2000, memory_free_bytes: 1 << 30,
 //! #     memory_total_bytes: 1 << 30, instances: 0, queue_length: 0 };
 //! # let stand_in = api::Cloudlet { api_version: api::VERSION, node_id: "8c".repeat(16), name: "alpha".to_owned(),
-//! #     software: "0.1.0".to_owned(), accelerator: "kvm".to_owned(), load, services: vec!["speech".parse()?],
+//! #     software: "0.1.0".to_owned(), accelerator: "kvm".to_owned(), load, fetchable: vec![], services: vec!["speech".parse()?],
 //! #     standing: Default::default() };
 //! let app = Router::new().route("/api/v1/cloudlet", get(|| async { Json(stand_in) }));
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;

@@ -102,6 +102,8 @@ struct Shared {
     serving: Mutex<BTreeMap<NodeId, usize>>,
     /// What is going on and what went on lately, in order of asking.
     all: watch::Sender<Vec<Progress>>,
+    /// Images whose fetching failed a moment ago, so that it is not tried again at once.
+    failing: Mutex<BTreeSet<ImageId>>,
     /// Peers that sent what was not true; not asked again while the daemon runs.
     liars: Mutex<BTreeSet<NodeId>>,
 }
@@ -170,6 +172,7 @@ impl Exchange {
             throttle,
             serving: Mutex::default(),
             all: watch::Sender::new(Vec::new()),
+            failing: Mutex::default(),
             liars: Mutex::default(),
         });
         // People and programs ask; each waits for its answer. A guess that is never reached.
@@ -206,10 +209,8 @@ impl Exchange {
             return BTreeMap::new();
         };
         let mut fetchable = policy::fetchable(&own, &shared.peers.members(), &shared.peers.rates());
-        let all = shared.all.borrow();
-        let failed =
-            |image| all.iter().any(|one| one.image == image && matches!(one.phase, Phase::Failed(_)));
-        fetchable.retain(|_, one| !failed(one.image));
+        let failing = shared.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        fetchable.retain(|_, one| !failing.contains(&one.image));
         fetchable
     }
 

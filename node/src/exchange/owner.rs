@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::unix::fs::MetadataExt as _;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use mesh::advert::ImageSize;
@@ -222,6 +222,7 @@ impl Owner {
                 Phase::Failed(reason)
             }
         };
+        self.tell_failing();
         active.progress.send_modify(|progress| progress.phase = phase);
         self.add_shown(active.progress.borrow().clone());
     }
@@ -255,6 +256,7 @@ impl Owner {
     /// Takes up what was given up for want of somebody who has it, and compares the mission's profile with what is
     /// here.
     async fn look(&mut self) {
+        self.tell_failing();
         if self.running.is_some() {
             return;
         }
@@ -288,6 +290,14 @@ impl Owner {
                 return;
             }
         }
+    }
+
+    /// Publishes what is not tried again yet.
+    fn tell_failing(&self) {
+        let now = self.clock.now();
+        let failing = self.failures.iter().filter(|(_, failure)| now < policy::retry_at(failure));
+        *self.shared.failing.lock().unwrap_or_else(PoisonError::into_inner) =
+            failing.map(|(image, _)| *image).collect();
     }
 
     /// Publishes what is going on.
