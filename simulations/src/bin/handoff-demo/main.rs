@@ -28,8 +28,9 @@ use table::Table;
 /// The two that the service moves between, and the handheld that uses it.
 const VEHICLES: [&str; 2] = ["truck-1", "truck-2"];
 const HANDHELD: &str = "phone";
-/// The policy may move services, also when a vehicle is switched off.
-const POLICY: [&str; 2] = ["handoff.automatic=on", "handoff.evacuate_on_shutdown=true"];
+/// The policy may move services, also when a vehicle is switched off, but not for load while the operator moves them.
+const POLICY: [&str; 3] =
+    ["handoff.automatic=on", "handoff.evacuate_on_shutdown=true", "handoff.stay_s=3600"];
 /// A slow link between the vehicles, there and back 50 ms, as the aims of handoff say; ordinary Wi-Fi to the handheld.
 const RADIO: &str = r#"
 name = "handoff-demo"
