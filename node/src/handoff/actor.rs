@@ -183,6 +183,8 @@ impl Actor {
         match note {
             Note::Order(to, reply) => {
                 let answer = self.ordered(to).await;
+                // Whoever asks how far it is as soon as he has the answer finds it.
+                self.show();
                 let _ = reply.send(answer);
             }
             Note::Cancel(reply) => {
