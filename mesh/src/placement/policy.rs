@@ -192,12 +192,15 @@ impl Policy {
         considered: &[Considered],
     ) -> Option<Wish> {
         let forced = Self::forced(situation);
-        let threshold = |one: &Considered| {
-            one.terms.iter().find(|term| term.name == "threshold").map_or(f64::INFINITY, |term| term.value)
-        };
+        let term =
+            |one: &Considered, name| one.terms.iter().find(|term| term.name == name).map(|term| term.value);
         let worth = |one: &&Considered| {
-            let least = if forced.is_some() { 0.0 } else { threshold(one) };
-            one.unfit.is_none() && one.gain_s > least
+            let is_worth = match forced {
+                // What stays is stopped: anywhere is better, however busy, if it gets there.
+                Some(_) => term(one, "arrives").is_some_and(|chance| chance > 0.0),
+                None => one.gain_s > term(one, "threshold").unwrap_or(f64::INFINITY),
+            };
+            one.unfit.is_none() && is_worth
         };
         let best = considered.iter().filter(|_| !instance.pinned).find(worth)?;
         let usual = self.threshold(instance, self.stays(instance, situation));

@@ -115,6 +115,20 @@ fn each_reason_moves_it_and_is_named() {
 }
 
 #[test]
+fn before_the_end_it_leaves_also_for_who_is_busier() {
+    let mut situation = Situation { shutdown: Some(s(60)), ..calm() };
+    for other in &mut situation.others {
+        other.site.cpu_wanted_millis = 40_000;
+    }
+    let decision = lasting(&situation);
+    assert_eq!(moved(&decision), Some((2, Reason::Shutdown)), "{decision}");
+    assert!(decision.considered.iter().all(|one| one.gain_s < 0.0), "or this shows nothing: {decision}");
+    // Costs are 2 s: nobody gets there in time.
+    situation.shutdown = Some(s(1));
+    assert_eq!(moved(&lasting(&situation)), None);
+}
+
+#[test]
 fn a_link_that_ends_makes_it_decide_now() {
     let mut situation = calm();
     situation.here.cpu_wanted_millis = 2220;

@@ -196,6 +196,10 @@ impl fmt::Display for Evacuation {
         let moved = count(|fate| matches!(fate, Fate::Moved(_)));
         let ended = count(|fate| matches!(fate, Fate::Ended));
         let stay = count(|fate| matches!(fate, Fate::Stays(_)));
-        write!(f, "{moved} instances have left, {ended} have ended, {stay} stay")
+        write!(f, "{moved} instances have left, {ended} have ended, {stay} stay")?;
+        self.fates.iter().try_for_each(|(vm, fate)| match fate {
+            Fate::Stays(why) => write!(f, "; {vm} stays: {why}"),
+            _ => Ok(()),
+        })
     }
 }
