@@ -325,7 +325,8 @@ fn reduce_all(work: Work) -> Result<Digest, String> {
     let passed = decide.passed.map_or(read_disk, |(passed, _)| passed);
     // What is still queued would be waited for standing still.
     while outlet.pieces.capacity() < outlet.pieces.max_capacity() || lock(&flow).in_flight() > 0 {
-        if cancel.is_cancelled() {
+        // The task that writes may end without a word: then nothing more comes of it.
+        if cancel.is_cancelled() || outlet.pieces.is_closed() {
             return Err(ENDED.to_owned());
         }
         std::thread::sleep(DRAIN_LOOK);
