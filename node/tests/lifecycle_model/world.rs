@@ -197,7 +197,8 @@ impl World {
         if image == Image::Elsewhere {
             service = Arc::new(Service::elsewhere(service.id.clone(), service.image));
         }
-        let sharing = if private || service.max_users == 1 { Sharing::Private } else { Sharing::Shared };
+        let is_solo = image == Image::Here && service.max_users == 1;
+        let sharing = if private || is_solo { Sharing::Private } else { Sharing::Shared };
         let vm = VmId(uuid::Uuid::from_u128(self.next_vm));
         self.next_vm += 1;
         let request = Request {
