@@ -301,10 +301,19 @@ impl<R: Read> Read for UntilCancelled<R> {
     }
 }
 
+/// Whether this side gave up, and the error only says where it was by then: [`ToLink`] and [`UntilCancelled`] say so.
+fn was_given_up(error: &reduce::Error) -> bool {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|cause| cause.to_string() == ENDED)
+}
+
 /// The thread. Gives the digest of what was sent.
 fn reduce_all(work: Work) -> Result<Digest, String> {
     let Work { ordered, flow, cargo, opened, have, pieces, freezable, go, cancel } = work;
-    let failed = |error: reduce::Error| if cancel.is_cancelled() { ENDED.to_owned() } else { chain(&error) };
+    let failed = |error: reduce::Error| {
+        let given_up = cancel.is_cancelled() || was_given_up(&error);
+        if given_up { ENDED.to_owned() } else { chain(&error) }
+    };
     let stream_of = |cargo: &Cargo| {
         let stream = cargo.hypervisor.stream_out(cargo.vm).map_err(|error| chain(&error))?;
         Ok::<_, String>(UntilCancelled { stream, cancel: cancel.clone() })
