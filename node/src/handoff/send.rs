@@ -25,7 +25,7 @@ use vm_images::Digest;
 
 use super::flow::Flow;
 use super::receive::STREAM_ENDED;
-use super::status::Figures;
+use super::status::{Figures, Measured};
 use super::stock::{Opened, Stock};
 use super::ways::Ways;
 use super::wire::{self, Frame};
@@ -341,6 +341,8 @@ fn reduce_all(work: Work) -> Result<Digest, String> {
         std::thread::sleep(DRAIN_LOOK);
     }
     let precopied = cargo.clock.now();
+    let sent_running = Figures::get(&cargo.figures.sent_bytes);
+    let sent_first = decide.passed.map_or(sent_running, |(_, sent)| sent);
 
     freezable.blocking_send(Input::Freezable { grant: cargo.grant }).map_err(|_| ENDED)?;
     let record = go.blocking_recv().map_err(|_| ENDED)?;
@@ -353,6 +355,14 @@ fn reduce_all(work: Work) -> Result<Digest, String> {
     let disk_root = source.end_disk(&mut outlet).map_err(failed)?;
     outlet.put(Frame::All(record)).map_err(|_| ENDED)?;
     let done = cargo.clock.now();
+    let still_bytes = memory.wire_bytes + layer.wire_bytes;
+    let late_bytes = sent_running.saturating_sub(sent_first) + still_bytes;
+    // A try that fails after this is followed by one that changes little of it.
+    let _ = cargo.figures.measured.set(Measured {
+        rate_bytes_s: lock(&flow).rate_bytes_s(),
+        late: (late_bytes, frozen.saturating_sub(passed)),
+        still_bytes,
+    });
     let ms = |from: Duration, to: Duration| to.saturating_sub(from).as_millis() as u64;
     tracing::info!(
         vm = %cargo.vm,
