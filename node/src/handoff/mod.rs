@@ -331,6 +331,15 @@ impl Handoffs {
         tasks::directory(&self.0.directory, vm).join("disk.qcow2")
     }
 
+    /// Opens an image whose VMs may have to leave, so that the first that does has not to wait for its index. Blocks: up to
+    /// two seconds the first time.
+    pub(crate) fn get_ready(&self, image: ImageId) {
+        if let Err(error) = self.0.stock.open(image) {
+            // A handoff will say so, too.
+            tracing::debug!(%image, error = &error as &dyn std::error::Error, "an image cannot be opened");
+        }
+    }
+
     /// What the last handoff of a VM of this image took.
     pub(crate) fn experience(&self, image: ImageId) -> Option<Experience> {
         self.0.learnt().of(image)

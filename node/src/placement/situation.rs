@@ -99,7 +99,11 @@ impl Tools {
         let (store, vm) = (self.handoffs.store().clone(), instance.vm);
         let (service, overlay) = (instance.service.clone(), self.handoffs.overlay(vm));
         let known = self.handoffs.experience(service.image);
-        let look = tokio::task::spawn_blocking(move || Need::of(&store, vm, &service, &overlay, known));
+        let handoffs = self.handoffs.clone();
+        let look = tokio::task::spawn_blocking(move || {
+            handoffs.get_ready(service.image);
+            Need::of(&store, vm, &service, &overlay, known)
+        });
         look.await.unwrap_or_else(|error| Err(error.to_string()))
     }
 
