@@ -8,7 +8,7 @@ use clap::{Parser, ValueEnum};
 /// Measures how a running Service VM moves between two cloudlets in the lab, and how QEMU and rsync move it: time, standing
 /// still, bytes.
 ///
-/// Needs root, the image `speech`, and rsync.
+/// Needs root, the images `speech` and `writer`, and rsync.
 #[derive(Parser)]
 #[command(name = "bench-handoff", version)]
 pub struct Arguments {
@@ -102,6 +102,45 @@ pub enum Workload {
     SpeechIdle,
     /// It recognises one recording after the other.
     Speech,
+    /// The writer writes 1 MB/s to memory.
+    #[value(name = "memory-1")]
+    #[serde(rename = "memory-1")]
+    Memory1,
+    /// It writes 4 MB/s to memory.
+    #[value(name = "memory-4")]
+    #[serde(rename = "memory-4")]
+    Memory4,
+    /// It writes 16 MB/s to memory.
+    #[value(name = "memory-16")]
+    #[serde(rename = "memory-16")]
+    Memory16,
+    /// It writes 0.5 MB/s to the disk.
+    Disk,
+}
+
+/// What the writer writes.
+pub struct Rates {
+    pub memory_bytes_per_s: u64,
+    pub disk_bytes_per_s: u64,
+}
+
+impl Workload {
+    /// The image that it runs in, and the service.
+    pub fn image(self) -> &'static str {
+        if self.rates().is_some() { "writer" } else { "speech" }
+    }
+
+    /// `None` if it is not the writer's.
+    pub fn rates(self) -> Option<Rates> {
+        let (memory, disk) = match self {
+            Self::SpeechIdle | Self::Speech => return None,
+            Self::Memory1 => (1_000_000, 0),
+            Self::Memory4 => (4_000_000, 0),
+            Self::Memory16 => (16_000_000, 0),
+            Self::Disk => (0, 500_000),
+        };
+        Some(Rates { memory_bytes_per_s: memory, disk_bytes_per_s: disk })
+    }
 }
 
 impl std::fmt::Display for Workload {
@@ -109,6 +148,10 @@ impl std::fmt::Display for Workload {
         f.write_str(match self {
             Self::SpeechIdle => "speech-idle",
             Self::Speech => "speech",
+            Self::Memory1 => "memory-1",
+            Self::Memory4 => "memory-4",
+            Self::Memory16 => "memory-16",
+            Self::Disk => "disk",
         })
     }
 }

@@ -63,8 +63,53 @@ impl<'a> Service<'a> {
 
 /// What was asked beside a move.
 pub struct Asked {
-    pub heard: u32,
+    heard: u32,
     pub longest_ms: Option<u64>,
+    /// What the writer said last.
+    written: Option<Written>,
+}
+
+/// What the writer says that it has written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Deserialize)]
+pub struct Written {
+    pages: u64,
+    /// They were on the disk when it said so.
+    records: u64,
+}
+
+/// Gets the work going. Caches are as after any other use then, and what the last move left is over.
+pub fn begin(service: &Service<'_>, workload: Workload) -> anyhow::Result<Written> {
+    let Some(rates) = workload.rates() else {
+        recognise(service)?;
+        return Ok(Written::default());
+    };
+    written(&service.ask(&head(&format!(
+        "POST /rate?memory={}&disk={}",
+        rates.memory_bytes_per_s, rates.disk_bytes_per_s
+    )))?)
+}
+
+/// Looks whether it is the same service, with all that it knew: the words are right, or every page and every record.
+pub fn check(service: &Service<'_>, workload: Workload, begun: Written, asked: &Asked) -> anyhow::Result<()> {
+    let Some(rates) = workload.rates() else {
+        ensure!(workload == Workload::SpeechIdle || asked.heard > 0, "nothing was recognised meanwhile");
+        return recognise(service);
+    };
+    let found = written(&service.ask(&head("GET /check"))?)?;
+    let last = asked.written.unwrap_or(begun);
+    ensure!(found.pages >= last.pages && found.records >= last.records, "{found:?} after {last:?}");
+    ensure!(rates.memory_bytes_per_s == 0 || found.pages > begun.pages, "it does not write to memory");
+    ensure!(rates.disk_bytes_per_s == 0 || found.records > begun.records, "it does not write to the disk");
+    Ok(())
+}
+
+fn written(answer: &str) -> anyhow::Result<Written> {
+    let (_, body) = answer.split_once("\r\n\r\n").context("an answer with a body")?;
+    serde_json::from_str(body).with_context(|| format!("the writer said {body}"))
+}
+
+fn head(what: &str) -> Vec<u8> {
+    format!("{what} HTTP/1.1\r\nHost: service\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").into_bytes()
 }
 
 /// Uses the service until told to stop.
@@ -75,20 +120,21 @@ pub fn beside(
     stop: &AtomicBool,
 ) -> anyhow::Result<Asked> {
     std::thread::scope(|scope| {
-        let probing = is_probed.then(|| scope.spawn(|| probe(service, stop)));
+        let probing = is_probed.then(|| scope.spawn(|| probe(service, workload, stop)));
         let heard = match workload {
-            Workload::SpeechIdle => Ok(0),
             Workload::Speech => recognise_on(service, stop),
+            _ => Ok(0),
         };
         let longest =
             probing.map(|probing| probing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        let longest_ms = longest.transpose()?.map(|longest| longest.as_millis() as u64);
-        Ok(Asked { heard: heard?, longest_ms })
+        let (longest, written) = longest.transpose()?.unzip();
+        let longest_ms = longest.map(|longest| longest.as_millis() as u64);
+        Ok(Asked { heard: heard?, longest_ms, written: written.flatten() })
     })
 }
 
 /// Has one recording recognised; an error unless the words are right.
-pub fn recognise(service: &Service<'_>) -> anyhow::Result<()> {
+fn recognise(service: &Service<'_>) -> anyhow::Result<()> {
     let sound = std::fs::read(RECORDING).context("the package pocketsphinx-testdata is missing")?;
     let head = format!(
         "POST /recognize HTTP/1.1\r\nHost: service\r\nContent-Type: audio/wav\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
@@ -109,16 +155,23 @@ fn recognise_on(service: &Service<'_>, stop: &AtomicBool) -> anyhow::Result<u32>
     Ok(heard)
 }
 
-/// Asks for its health until told to stop; gives the longest that an answer took.
-fn probe(service: &Service<'_>, stop: &AtomicBool) -> anyhow::Result<Duration> {
-    let mut longest = Duration::ZERO;
+/// Asks for its health until told to stop; gives the longest that an answer took, and what the writer said last.
+fn probe(
+    service: &Service<'_>,
+    workload: Workload,
+    stop: &AtomicBool,
+) -> anyhow::Result<(Duration, Option<Written>)> {
+    let (mut longest, mut said) = (Duration::ZERO, None);
     while !stop.load(Ordering::Relaxed) {
         let begun = now();
-        service.ask(b"GET /healthz HTTP/1.1\r\nHost: service\r\nConnection: close\r\n\r\n")?;
+        let answer = service.ask(&head("GET /healthz"))?;
         longest = longest.max(begun.elapsed());
+        if workload.rates().is_some() {
+            said = Some(written(&answer)?);
+        }
         std::thread::sleep(PROBE_EVERY);
     }
-    Ok(longest)
+    Ok((longest, said))
 }
 
 /// Asks at one place, as long as `is_here`.

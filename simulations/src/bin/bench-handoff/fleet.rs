@@ -33,7 +33,8 @@ pub struct Fleet<'a> {
 
 impl<'a> Fleet<'a> {
     /// Starts everything; the service has answered when this returns.
-    pub fn start(air: &'a Air, directory: &Path) -> anyhow::Result<Self> {
+    pub fn start(air: &'a Air, directory: &Path, service: &str) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(directory)?;
         let images = built_images()?;
         let lab = &air.lab;
         mission::enroll(directory, NAME, &CLOUDLETS)?;
@@ -43,7 +44,7 @@ impl<'a> Fleet<'a> {
         let daemon = |name: &str| Process::of_daemon(&directory.join(name));
         let daemons = [daemon(CLOUDLETS[0])?, daemon(CLOUDLETS[1])?];
         Handheld::pair(lab, directory, HANDHELD, &cloudlets[0])?;
-        let (serving, said) = serve(air.hand()?, &directory.join(HANDHELD))?;
+        let (serving, said) = serve(air.hand()?, &directory.join(HANDHELD), service)?;
         let text = |name: &str| said[name].as_str().with_context(|| format!("no {name} in {said}"));
         let address = text("address")?.parse()?;
         let vm = text("instance")?.to_owned();
@@ -72,9 +73,9 @@ impl Drop for Fleet<'_> {
 }
 
 /// Has the handheld serve, and gives what it says first.
-fn serve(host: Host<'_>, state: &Path) -> anyhow::Result<(Child, Value)> {
+fn serve(host: Host<'_>, state: &Path, service: &str) -> anyhow::Result<(Child, Value)> {
     let mut command: Command = host.command(program("handheld")?);
-    command.arg("--state-dir").arg(state).args(["--json", "serve", "speech"]);
+    command.arg("--state-dir").arg(state).args(["--json", "serve", service]);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
     let output = child.stdout.take().context("its output")?;
     let said = serde_json::Deserializer::from_reader(BufReader::new(output)).into_iter().next();

@@ -24,8 +24,7 @@ pub fn one(
     let owner = fleet.owner()?;
     // The handheld knows by itself where it is.
     let service = Service::new(fleet.air.hand()?, [fleet.address; 2]);
-    // Caches as after any other use; and what the last move left is over.
-    client::recognise(&service)?;
+    let begun = client::begin(&service, workload)?;
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let asking = scope.spawn(|| client::beside(&service, workload, is_probed, &stop));
@@ -34,11 +33,9 @@ pub fn one(
         stop.store(true, Ordering::Relaxed);
         let asked = asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let mut moved = moved?;
-        ensure!(workload == Workload::SpeechIdle || asked.heard > 0, "nothing was recognised meanwhile");
         moved.client_ms = asked.longest_ms;
         ensure!(fleet.owner()? != owner, "the instance is where it was");
-        // It is the same service, with all that it knows.
-        client::recognise(&service)?;
+        client::check(&service, workload, begun, &asked)?;
         Ok(moved)
     })
 }

@@ -11,6 +11,9 @@ use super::fleet::Fleet;
 use super::report::Row;
 use super::{moves, peers};
 
+/// What moves.
+const IMAGES: [&str; 2] = ["speech", "writer"];
+
 /// Measures; gives each row as it is done.
 pub fn all(arguments: &Arguments, mut done: impl FnMut(Row) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let temporary = tempfile::Builder::new().prefix("handoff-").tempdir_in("/tmp")?;
@@ -19,7 +22,7 @@ pub fn all(arguments: &Arguments, mut done: impl FnMut(Row) -> anyhow::Result<()
     let air = Air::start()?;
     let result = rows(&air, directory, arguments, &mut done);
     if result.is_err() {
-        cloudlet::show_logs(directory);
+        IMAGES.iter().for_each(|image| cloudlet::show_logs(&directory.join(image)));
     }
     result
 }
@@ -31,27 +34,36 @@ fn rows(
     done: &mut impl FnMut(Row) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     for &system in &arguments.systems {
-        // Only while it is measured: others have the machine to themselves.
-        let fleet = match system {
-            System::Cloudlets => Some(Fleet::start(air, directory)?),
-            _ => None,
-        };
-        for &workload in &arguments.workloads {
-            for &rate_mbit in &arguments.rates {
-                for &loss_percent in &arguments.loss {
-                    let link = Link { rate_mbit, rtt_ms: arguments.rtt_ms, loss_percent };
-                    air.set(link)?;
-                    let row = match &fleet {
-                        Some(fleet) => of_cloudlets(fleet, arguments, workload, link),
-                        None => peers::row(air, arguments, directory, system, workload, link),
-                    };
-                    say(&row);
-                    done(row)?;
+        for image in IMAGES {
+            let workloads: Vec<_> =
+                arguments.workloads.iter().filter(|workload| workload.image() == image).collect();
+            // Only while it is measured: others have the machine to themselves.
+            let fleet = match system {
+                System::Cloudlets if !workloads.is_empty() => {
+                    Some(Fleet::start(air, &directory.join(image), image)?)
                 }
+                _ => None,
+            };
+            for (&workload, link) in
+                workloads.into_iter().flat_map(|it| links(arguments).map(move |link| (it, link)))
+            {
+                air.set(link)?;
+                let row = match &fleet {
+                    Some(fleet) => of_cloudlets(fleet, arguments, workload, link),
+                    None => peers::row(air, arguments, directory, system, workload, link),
+                };
+                say(&row);
+                done(row)?;
             }
         }
     }
     Ok(())
+}
+
+fn links(arguments: &Arguments) -> impl Iterator<Item = Link> {
+    let Arguments { rates, loss, rtt_ms, .. } = arguments;
+    let link = |rate_mbit, loss_percent| Link { rate_mbit, rtt_ms: *rtt_ms, loss_percent };
+    rates.iter().flat_map(move |rate| loss.iter().map(move |loss| link(*rate, *loss)))
 }
 
 fn of_cloudlets(fleet: &Fleet<'_>, arguments: &Arguments, workload: Workload, link: Link) -> Row {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use serde_json::Value;
 
 mod guest;
@@ -64,7 +64,7 @@ pub fn row(
 
 /// Moves a VM once, and notes it in the row.
 fn one(air: &Air, arguments: &Arguments, directory: &Path, row: &mut Row) -> anyhow::Result<()> {
-    let image = Image::find("speech")?;
+    let image = Image::find(row.workload.image())?;
     let room = tempfile::tempdir_in(directory)?;
     let (here, there) = (room.path().join("here"), room.path().join("there"));
     let [source_host, target_host] = PEERS.map(|name| air.lab.host(name));
@@ -96,7 +96,7 @@ fn one(air: &Air, arguments: &Arguments, directory: &Path, row: &mut Row) -> any
     };
     let places = [source_host, target_host].map(|host| (host.address(), SERVICE_PORT).into());
     let service = Service::new(air.hand()?, places);
-    client::recognise(&service)?;
+    let begun = client::begin(&service, row.workload)?;
 
     let stop = AtomicBool::new(false);
     let (outcome, asked, wire_bytes) = std::thread::scope(|scope| {
@@ -147,12 +147,7 @@ fn one(air: &Air, arguments: &Arguments, directory: &Path, row: &mut Row) -> any
                 daemons: None,
                 qemu: moved.qemu,
             });
-            let asked = asked?;
-            ensure!(
-                row.workload == Workload::SpeechIdle || asked.heard > 0,
-                "nothing was recognised meanwhile"
-            );
-            client::recognise(&service).context("after the move")?;
+            client::check(&service, row.workload, begun, &asked?).context("after the move")?;
         }
     }
     Ok(())
