@@ -77,6 +77,9 @@ pub fn migrate(
     let went = go(way, source, target, until, moved)?;
     let total = begun.elapsed();
     let qemu = source.monitor.ask("query-migrate", json!({}))?;
+    if qemu["status"] == "failed" {
+        bail!("QEMU gave the migration up: {qemu}");
+    }
     Ok(match went {
         Some(downtime) => Outcome::Moved(Moved { total, downtime, qemu: Some(qemu) }),
         None => Outcome::Unfinished { after: total, qemu: Some(qemu) },

@@ -110,3 +110,47 @@ impl Qmp {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// A QEMU that answers each command with the next of these words.
+    fn qemu(socket: &Path, words: &'static [&'static str]) {
+        let listener = UnixListener::bind(socket).unwrap();
+        std::thread::spawn(move || {
+            let mut stream = BufReader::new(listener.accept().unwrap().0);
+            for said in words {
+                stream.read_line(&mut String::new()).unwrap();
+                stream.get_mut().write_all(said.as_bytes()).unwrap();
+            }
+            // Stays until the other side goes.
+            stream.read_line(&mut String::new()).unwrap();
+        });
+    }
+
+    #[test]
+    fn events_that_came_before_an_answer_are_kept_and_half_a_line_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("qmp");
+        let words = &[
+            "{\"QMP\":{}}\n{\"return\":{}}\n",
+            "{\"event\":\"STOP\",\"timestamp\":{\"seconds\":7,\"microseconds\":5}}\n{\"return\":1}\n{\"eve",
+            "nt\":\"RESUME\",\"timestamp\":{\"seconds\":8,\"microseconds\":0}}\n{\"return\":2}\n",
+            "{\"error\":{\"desc\":\"no\"}}\n",
+        ];
+        qemu(&socket, words);
+        let mut qmp = Qmp::connect(&socket).unwrap();
+        assert_eq!(qmp.ask("one", json!({})).unwrap(), 1);
+        let at = |name| move |event: &Event| (event.name == name).then_some(event.at);
+        let soon = || now() + Duration::from_millis(20);
+        assert_eq!(qmp.wait(soon(), at("STOP")).unwrap(), Some(Duration::new(7, 5000)));
+        assert_eq!(qmp.wait(soon(), at("RESUME")).unwrap(), None, "half of it is there");
+        assert_eq!(qmp.ask("two", json!({})).unwrap(), 2);
+        assert_eq!(qmp.wait(soon(), at("RESUME")).unwrap(), Some(Duration::from_secs(8)));
+        let refused = qmp.ask("three", json!({})).unwrap_err().to_string();
+        assert!(refused.contains("'three': no"), "{refused}");
+    }
+}
