@@ -396,12 +396,10 @@ impl Actor {
 
     /// Keeps what the handoff took, for forecasts.
     fn learn(&self) {
-        let Some(Order { to, since, downtime, image: Some(image), figures, .. }) = &self.order else {
-            return;
-        };
-        let took = self.shared.clock.now().saturating_sub(*since);
-        let sent_bytes = Figures::get(&figures.sent_bytes);
-        self.shared.learnt().note(*image, *to, Experience { sent_bytes, downtime: *downtime }, took);
+        let Some(Order { to, downtime, image: Some(image), figures, .. }) = &self.order else { return };
+        let Some(measured) = figures.measured.get() else { return };
+        let experience = Experience::of(Figures::get(&figures.sent_bytes), *downtime, measured);
+        self.shared.learnt().note(*image, *to, experience, measured.rate_bytes_s);
     }
 
     /// Publishes how far the order is.

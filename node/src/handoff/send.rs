@@ -25,7 +25,7 @@ use vm_images::Digest;
 
 use super::flow::Flow;
 use super::receive::STREAM_ENDED;
-use super::status::Figures;
+use super::status::{Figures, Measured};
 use super::stock::{Opened, Stock};
 use super::ways::Ways;
 use super::wire::{self, Frame};
@@ -301,10 +301,19 @@ impl<R: Read> Read for UntilCancelled<R> {
     }
 }
 
+/// Whether this side gave up, and the error only says where it was by then: [`ToLink`] and [`UntilCancelled`] say so.
+fn was_given_up(error: &reduce::Error) -> bool {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|cause| cause.to_string() == ENDED)
+}
+
 /// The thread. Gives the digest of what was sent.
 fn reduce_all(work: Work) -> Result<Digest, String> {
     let Work { ordered, flow, cargo, opened, have, pieces, freezable, go, cancel } = work;
-    let failed = |error: reduce::Error| if cancel.is_cancelled() { ENDED.to_owned() } else { chain(&error) };
+    let failed = |error: reduce::Error| {
+        let given_up = cancel.is_cancelled() || was_given_up(&error);
+        if given_up { ENDED.to_owned() } else { chain(&error) }
+    };
     let stream_of = |cargo: &Cargo| {
         let stream = cargo.hypervisor.stream_out(cargo.vm).map_err(|error| chain(&error))?;
         Ok::<_, String>(UntilCancelled { stream, cancel: cancel.clone() })
@@ -332,6 +341,8 @@ fn reduce_all(work: Work) -> Result<Digest, String> {
         std::thread::sleep(DRAIN_LOOK);
     }
     let precopied = cargo.clock.now();
+    let sent_running = Figures::get(&cargo.figures.sent_bytes);
+    let sent_first = decide.passed.map_or(sent_running, |(_, sent)| sent);
 
     freezable.blocking_send(Input::Freezable { grant: cargo.grant }).map_err(|_| ENDED)?;
     let record = go.blocking_recv().map_err(|_| ENDED)?;
@@ -344,6 +355,14 @@ fn reduce_all(work: Work) -> Result<Digest, String> {
     let disk_root = source.end_disk(&mut outlet).map_err(failed)?;
     outlet.put(Frame::All(record)).map_err(|_| ENDED)?;
     let done = cargo.clock.now();
+    let still_bytes = memory.wire_bytes + layer.wire_bytes;
+    let late_bytes = sent_running.saturating_sub(sent_first) + still_bytes;
+    // A try that fails after this is followed by one that changes little of it.
+    let _ = cargo.figures.measured.set(Measured {
+        rate_bytes_s: lock(&flow).rate_bytes_s(),
+        late: (late_bytes, frozen.saturating_sub(passed)),
+        still_bytes,
+    });
     let ms = |from: Duration, to: Duration| to.saturating_sub(from).as_millis() as u64;
     tracing::info!(
         vm = %cargo.vm,

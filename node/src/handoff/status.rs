@@ -1,5 +1,6 @@
 //! What people are told about a handoff.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -73,6 +74,19 @@ pub(super) struct Figures {
     pub sent_bytes: AtomicU64,
     pub seen_blocks: AtomicU64,
     pub memory_blocks: AtomicU64,
+    /// What the try that came to its end has measured.
+    pub measured: OnceLock<Measured>,
+}
+
+/// What a sender measured.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Measured {
+    /// What the link carried while there was something to carry, bytes each second.
+    pub rate_bytes_s: Option<f64>,
+    /// What went over it after the first pass, bytes, and how long the guest had time to make that.
+    pub late: (u64, Duration),
+    /// What went over it while the VM stood still, bytes.
+    pub still_bytes: u64,
 }
 
 impl Figures {

@@ -96,10 +96,10 @@ impl Need {
         let images = store.chain(service.image).map_err(|error| chain(&error))?;
         let [image, bases @ ..] = images.as_slice() else { return Err("its image is gone".to_owned()) };
         let (memory_bytes, disk_bytes) = match known {
-            // All that went over the link: memory, devices and disk.
+            // All that the destination lacked: memory, devices and disk.
             Some(known) => {
                 let nothing = Figure { value: 0, source: Source::Earlier };
-                (Figure { value: known.sent_bytes, source: Source::Earlier }, nothing)
+                (Figure { value: known.lacking_bytes, source: Source::Earlier }, nothing)
             }
             None => {
                 let written = written_bytes(overlay).map_err(|error| chain(&error))?;
@@ -107,7 +107,8 @@ impl Need {
                 (memory, Figure { value: written, source: Source::Measured })
             }
         };
-        let downtime = known.and_then(|known| known.downtime);
+        let dirty_bytes_s = known.map(|known| known.dirty_bytes_s);
+        let fixed = known.and_then(|known| known.fixed);
         Ok(Self {
             vm,
             image: service.image,
@@ -118,8 +119,8 @@ impl Need {
             claim: service.needs,
             memory_bytes,
             disk_bytes,
-            dirty_bytes_s: Figure { value: DIRTY_BYTES_S, source: Source::Assumed },
-            fixed: Figure::or_assumed(downtime, Source::Earlier, FIXED),
+            dirty_bytes_s: Figure::or_assumed(dirty_bytes_s, Source::Earlier, DIRTY_BYTES_S),
+            fixed: Figure::or_assumed(fixed, Source::Earlier, FIXED),
         })
     }
 }
