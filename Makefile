@@ -43,12 +43,18 @@ bench-mesh: packages
 	cargo build --release --locked -p simulations --bin bench-mesh
 	$(as_root) target/release/bench-mesh --json simulations/reports/bench-mesh/all.json
 
-# A running Service VM moves to and fro between two cloudlets in the lab, over links of several rates; as root.
+# A running Service VM moves to and fro between two cloudlets in the lab, and by QEMU and rsync, over links of several
+# rates; then a guest that writes to memory or disk, over one. Some four hours, as root. For less:
+# target/release/bench-handoff --help.
+bench_handoff = $(as_root) env CLOUDLET_NODE__IMAGE_STORE=$(CLOUDLET_NODE__IMAGE_STORE) target/release/bench-handoff
 bench-handoff: packages
+	command -v rsync >/dev/null || $(as_root) env DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -y -q --no-install-recommends rsync
 	cargo build --release --locked -p node -p handheld -p simulations
 	target/release/cloudlet image build all
-	$(as_root) env CLOUDLET_NODE__IMAGE_STORE=$(CLOUDLET_NODE__IMAGE_STORE) target/release/bench-handoff \
-	  --json simulations/reports/bench-handoff/all.json
+	$(bench_handoff) --workloads memory-1,memory-4,memory-16,disk --rates 10 --loss 0 --moves 2 \
+	  --json simulations/reports/bench-handoff/writer.json
+	$(bench_handoff) --json simulations/reports/bench-handoff/all.json
 
 lint:
 	cargo fmt --all --check

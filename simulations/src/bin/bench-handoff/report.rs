@@ -5,11 +5,12 @@ use std::io::Write;
 use std::path::Path;
 
 use serde::Serialize;
+use serde_json::Value;
 
-use super::arguments::Workload;
-use super::fleet::Link;
+use super::air::Link;
+use super::arguments::{System, Workload};
 use super::machine::Machine;
-use super::moves::Move;
+use super::split::Split;
 
 /// Everything.
 #[derive(Debug, Serialize)]
@@ -20,38 +21,96 @@ pub struct Report {
     pub aims: Vec<Aim>,
 }
 
-/// Moves of one system over one link.
+/// Moves by one system over one link.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
-    pub system: &'static str,
+    pub system: System,
     pub workload: Workload,
     pub link: Link,
     pub moves: Vec<Move>,
+    /// A move that was given up.
+    pub unfinished: Option<Unfinished>,
     /// Why there are no more of them.
     pub failed: Option<String>,
+}
+
+/// What one move took.
+#[derive(Debug, Clone, Serialize)]
+pub struct Move {
+    pub from: &'static str,
+    /// From the order until it runs at the destination: for cloudlets until the source knows that, for postcopy until all
+    /// memory is there.
+    pub total_ms: u64,
+    /// How long it ran nowhere; for cloudlets until the source knows that it runs there.
+    pub downtime_ms: u64,
+    /// The longest that a client waited for an answer about the service's health; of cloudlets, in the last move of a row.
+    pub client_ms: Option<u64>,
+    /// IP bytes between the two hosts, both ways, from the order to the end.
+    pub wire_bytes: u64,
+    pub load: f64,
+    #[serde(flatten)]
+    pub daemons: Option<Daemons>,
+    /// What QEMU says of its own migration at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qemu: Option<Value>,
+}
+
+/// What a move took of the cloudlets' daemons.
+#[derive(Debug, Clone, Serialize)]
+pub struct Daemons {
+    /// What the source gave to the link, before encryption and transport.
+    pub sent_bytes: u64,
+    pub attempts: u64,
+    /// Processor time of each daemon over the time of the move: 1.0 is one core.
+    pub source_cores: f64,
+    pub destination_cores: f64,
+    /// Highest memory of each daemon above what it had before, bytes.
+    pub source_memory_bytes: u64,
+    pub destination_memory_bytes: u64,
+    pub split: Split,
+}
+
+/// A move that was given up when its time was over.
+#[derive(Debug, Clone, Serialize)]
+pub struct Unfinished {
+    pub after_ms: u64,
+    /// IP bytes until then.
+    pub wire_bytes: u64,
+    pub qemu: Option<Value>,
 }
 
 /// Something that was promised.
 #[derive(Debug, Clone, Serialize)]
 pub struct Aim {
     pub what: String,
-    pub most: f64,
+    /// The most, or the least, that it may be.
+    pub bound: f64,
     pub unit: &'static str,
     pub found: f64,
     pub met: bool,
 }
 
 impl Row {
+    pub fn new(system: System, workload: Workload, link: Link) -> Self {
+        Self { system, workload, link, moves: Vec::new(), unfinished: None, failed: None }
+    }
+
     /// The middle of what the moves had of this; of two in the middle, the greater.
-    pub fn median(&self, of: impl Fn(&Move) -> f64) -> Option<f64> {
-        let mut all: Vec<f64> = self.moves.iter().map(of).collect();
+    pub fn median(&self, of: impl Fn(&Move) -> Option<f64>) -> Option<f64> {
+        let mut all: Vec<f64> = self.moves.iter().filter_map(of).collect();
         all.sort_by(f64::total_cmp);
         all.get(all.len() / 2).copied()
     }
 
+    /// Bytes on the wire: the median, or those until the move was given up.
+    pub fn bytes(&self) -> Option<f64> {
+        let finished = self.median(|moved| Some(moved.wire_bytes as f64));
+        finished.or(self.unfinished.as_ref().map(|unfinished| unfinished.wire_bytes as f64))
+    }
+
     /// The most that any move had of this.
-    pub fn most(&self, of: impl Fn(&Move) -> f64) -> Option<f64> {
-        self.moves.iter().map(of).max_by(f64::total_cmp)
+    pub fn most(&self, of: impl Fn(&Move) -> Option<f64>) -> Option<f64> {
+        self.moves.iter().filter_map(of).max_by(f64::total_cmp)
     }
 }
 
