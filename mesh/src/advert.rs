@@ -128,8 +128,8 @@ pub struct Capabilities {
     pub machines: BTreeSet<String>,
     /// Systems of the base images that it holds, as `ID-VERSION_ID` of os-release: `debian-12`.
     pub guest_systems: BTreeSet<String>,
-    /// Speed of guest code on one core, thousandths of a core under KVM of the machine that measured; `None`: not
-    /// measured, and [`crate::selection`] goes by the accelerator.
+    /// Speed of guest code on one core, thousandths of what a core of the reference host does under KVM (see
+    /// `migration::speed`); `None`: not measured, and [`crate::selection`] goes by the accelerator.
     pub guest_speed_permille: Option<u32>,
 }
 

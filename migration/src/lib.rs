@@ -6,6 +6,7 @@
 //! * [`handoff`]: who owns a VM while it moves to another cloudlet. Pure.
 //! * [`stream`]: QEMU's migration stream, split into a memory template and a page-less device stream. Pure.
 //! * [`reduce`]: what must be sent of a VM to somebody who holds its images, and its restoring there.
+//! * [`speed`]: how fast a core of this host is.
 //!
 //! This crate does not choose where a VM runs and knows nothing about handhelds.
 
@@ -13,6 +14,7 @@ pub mod handoff;
 pub mod hypervisor;
 mod id;
 pub mod reduce;
+pub mod speed;
 pub mod stream;
 
 pub use hypervisor::Hypervisor;

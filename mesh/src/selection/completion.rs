@@ -36,9 +36,9 @@ pub const FALLBACK: Duration = Duration::from_secs(30);
 /// CPU that one task keeps busy if nobody says, thousandths of a core: one thread.
 const ONE_THREAD_MILLIS: u32 = 1000;
 /// Speed of guest code under KVM, the unit.
-pub(super) const KVM_PERMILLE: u32 = 1000;
+pub const KVM_PERMILLE: u32 = 1000;
 /// TCG was measured to be about 12 times slower (see [`Accelerator::Tcg`]).
-pub(super) const TCG_PERMILLE: u32 = 83;
+pub const TCG_PERMILLE: u32 = 83;
 /// Round trips until an instance is there: the connection, and the request with its answer.
 const START_ROUND_TRIPS: u32 = 2;
 

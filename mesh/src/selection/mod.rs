@@ -32,7 +32,7 @@ mod utility;
 
 pub use candidate::{Candidate, Fetch, Link, Offer, Power};
 pub use choice::{Choice, Considered, Current, Hysteresis, Tie, Verdict, choose};
-pub use completion::{Completion, completion};
+pub use completion::{Completion, KVM_PERMILLE, TCG_PERMILLE, completion};
 pub use contact::{Contact, Motion};
 pub use feasibility::{Infeasible, infeasible};
 pub use measure::{About, Measure};

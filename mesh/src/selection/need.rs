@@ -58,8 +58,8 @@ pub struct Task {
     pub up_bytes: u64,
     /// Back to the client with each, bytes.
     pub down_bytes: u64,
-    /// CPU time of each on one core that runs guests under KVM at the speed of the machine that measured
-    /// (1000 ‰, see [`crate::advert::Capabilities::guest_speed_permille`]).
+    /// CPU time of each on one core of the reference host that runs guests under KVM (1000 ‰, see
+    /// [`crate::advert::Capabilities::guest_speed_permille`]).
     pub cpu: Duration,
 }
 

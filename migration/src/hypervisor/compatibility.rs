@@ -39,6 +39,7 @@ mod tests {
             accelerator: Accelerator::Tcg,
             machines: vec!["pc-q35-10.0".into()],
             cpu_models: vec!["Nehalem".into()],
+            core_permille: None,
         }
     }
 

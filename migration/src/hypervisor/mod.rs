@@ -185,6 +185,8 @@ pub struct Host {
     pub machines: Vec<String>,
     /// Named CPU models that it can run.
     pub cpu_models: Vec<String>,
+    /// Speed of a core ([`crate::speed::core_permille`]), if it was measured.
+    pub core_permille: Option<u32>,
 }
 
 /// What a program in the guest left behind.

@@ -10,6 +10,7 @@ use super::directory::{Directory, MOST_RUNS, What};
 use super::level::Controller;
 use super::pack::Packer;
 use super::{BLOCK_BYTES, Error, Frame, GROUP_PAGES, Kept, Space};
+use crate::speed::thread_cpu;
 
 /// Shorter sends tell nothing of the link: they went into a buffer.
 const TELLING: Duration = Duration::from_millis(2);
@@ -219,12 +220,6 @@ fn pack(
         lock(controller).packed(level, bytes, frame.bytes(), cpu);
     }
     Ok((frame, differences, cpu))
-}
-
-/// Processor time that the calling thread has used.
-fn thread_cpu() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.max(0) as u64, time.tv_nsec.max(0) as u32)
 }
 
 fn send(

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh::advert::{Capabilities, Gpu};
+use mesh::selection::{KVM_PERMILLE, TCG_PERMILLE};
 use migration::hypervisor::Host;
+use vm_images::manifest::Accelerator;
 
 /// The named CPU models that stand for the levels of x86-64, v1 to v4: see `docs/system/cpu-models-x86-abi.csv` of QEMU.
 /// A host of 2026 knows some hundred; they are no news to anybody who knows its level.
@@ -21,9 +23,17 @@ pub fn capabilities(host: &Host, guest_systems: BTreeSet<String>) -> Capabilitie
         cpu_models: LEVELS.iter().filter(known).map(|level| (*level).to_owned()).collect(),
         machines: newest(&host.machines),
         guest_systems,
-        // Nothing here measures it; the choice goes by the accelerator.
-        guest_speed_permille: None,
+        guest_speed_permille: host.core_permille.map(|core| guest_speed(core, host.accelerator)),
     }
+}
+
+/// The core is measured; what the accelerator leaves of it was measured on the reference host, and is taken to be alike.
+fn guest_speed(core_permille: u32, accelerator: Accelerator) -> u32 {
+    let left = match accelerator {
+        Accelerator::Kvm => KVM_PERMILLE,
+        Accelerator::Tcg => TCG_PERMILLE,
+    };
+    (u64::from(core_permille) * u64::from(left) / 1000).try_into().unwrap_or(u32::MAX)
 }
 
 /// The newest of each family: `pc-q35-10.0` of all `pc-q35-…`. QEMU keeps the older ones of a family for years.
@@ -44,6 +54,13 @@ fn newest(machines: &[String]) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_core_twice_as_fast_makes_guests_twice_as_fast_and_translation_slows_them_all() {
+        assert_eq!(guest_speed(1000, Accelerator::Kvm), KVM_PERMILLE);
+        assert_eq!(guest_speed(2000, Accelerator::Tcg), 2 * TCG_PERMILLE);
+        assert_eq!(guest_speed(u32::MAX, Accelerator::Kvm), u32::MAX);
+    }
 
     #[test]
     fn the_newest_of_a_family_is_not_the_last_in_the_alphabet() {

@@ -278,6 +278,7 @@ mod tests {
             accelerator: vm_images::manifest::Accelerator::Tcg,
             machines: vec!["pc-q35-10.0".to_owned()],
             cpu_models: vec!["Nehalem".to_owned()],
+            core_permille: None,
         }
     }
 

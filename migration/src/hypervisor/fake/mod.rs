@@ -62,6 +62,7 @@ pub fn host() -> Host {
         accelerator: Accelerator::Tcg,
         machines: vec!["pc-q35-10.0".to_owned()],
         cpu_models: vec!["Nehalem".to_owned()],
+        core_permille: None,
     }
 }
 

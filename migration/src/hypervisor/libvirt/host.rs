@@ -8,6 +8,7 @@ use vm_images::manifest::Accelerator;
 use super::xml::EMULATOR;
 use super::{Error, Uri, libvirt_error};
 use crate::hypervisor::Host;
+use crate::speed::core_permille;
 
 const ARCHITECTURE: &str = "x86_64";
 
@@ -31,6 +32,7 @@ pub(super) fn examine(connection: &Connect, uri: &Uri, accelerator: Accelerator)
         accelerator,
         machines,
         cpu_models: cpu_models(&of_domains).map_err(unreadable)?,
+        core_permille: Some(core_permille()),
     })
 }
 
