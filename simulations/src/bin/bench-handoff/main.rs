@@ -54,7 +54,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     ensure!(nix::unistd::geteuid().is_root(), "the lab needs root: sudo make bench-handoff");
     let machine = machine::look();
     println!("{machine}");
-    let command = std::env::args().collect::<Vec<_>>().join(" ");
+    // The program's place on the machine is nobody's business.
+    let command = [env!("CARGO_BIN_NAME").to_owned()].into_iter().chain(std::env::args().skip(1));
+    let command = command.collect::<Vec<_>>().join(" ");
     let mut report = Report { machine, command, rows: Vec::new(), aims: Vec::new() };
     rows::all(arguments, |row| {
         report.rows.push(row);

@@ -52,7 +52,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     }
     let machine = machine::look();
     println!("{machine}");
-    let command = std::env::args().collect::<Vec<_>>().join(" ");
+    // The program's place on the machine is nobody's business.
+    let command = [env!("CARGO_BIN_NAME").to_owned()].into_iter().chain(std::env::args().skip(1));
+    let command = command.collect::<Vec<_>>().join(" ");
     let report = |phases: &[Phase], splits: &[Split]| Report {
         machine: machine.clone(),
         command: command.clone(),
