@@ -201,8 +201,9 @@ impl Owner {
         tracing::info!(route = %place.route, generation, "the instance serves");
         let url = client.url().to_owned();
         self.lead.send_replace(Lead::To(Arc::new(place)));
-        self.status.send_replace(Status::Serving { node: route.node, url, generation });
+        // Who hears the status may release at once, and must find the place.
         self.place.send_replace(Some(client.clone()));
+        self.status.send_replace(Status::Serving { node: route.node, url, generation });
         if let Some(old) = self.listener.take() {
             old.abort();
         }
