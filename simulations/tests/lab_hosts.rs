@@ -191,7 +191,13 @@ fn programs_run_in_their_host_and_end_with_the_lab() {
     let mut up = [0; 3];
     stubborn.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
     let namespace = std::fs::metadata(host.namespace()).unwrap().ino();
-    assert!(inside(namespace).is_superset(&[polite.id(), stubborn.id()].into()));
+    // A program is there before it has entered.
+    let both = BTreeSet::from([polite.id(), stubborn.id()]);
+    let begun = now();
+    while !inside(namespace).is_superset(&both) {
+        assert!(begun.elapsed() < PATIENCE, "not inside");
+        std::thread::sleep(ms(5));
+    }
     // One that has nothing to do with the lab.
     let mut other = Command::new("sleep").arg("1000").spawn().unwrap();
     drop(lab);
