@@ -27,5 +27,6 @@ pub mod peers;
 pub mod placement;
 mod places;
 pub mod reach;
+mod records;
 pub mod standing;
 pub mod trust;

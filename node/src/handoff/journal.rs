@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mesh::NodeId;
 use migration::VmId;
@@ -10,6 +11,7 @@ use uuid::Uuid;
 
 use crate::instances::record;
 use crate::lifecycle::Saved;
+use crate::records::Records;
 
 /// Version of the records.
 const VERSION: u8 = 1;
@@ -44,118 +46,121 @@ pub enum Error {
     },
 }
 
-/// The records.
+/// Where VMs are ([`Record`]).
+const PLACES: &str = "places";
+/// Records of instances that were taken over.
+const ARRIVALS: &str = "arrivals";
+/// Where VMs are to be sent.
+const ORDERS: &str = "orders";
+/// Where instances were first started that came from elsewhere.
+const HOMES: &str = "homes";
+
+/// The records. A disk that was full for a while loses none of them.
 #[derive(Debug, Clone)]
 pub struct Journal {
-    db: sled::Db,
-    places: sled::Tree,
-    arrivals: sled::Tree,
-    orders: sled::Tree,
-    homes: sled::Tree,
+    records: Arc<Records>,
 }
 
 impl Journal {
     /// Opens or creates the records in directory `path`.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let open = || {
-            let db = sled::Config::new()
-                .path(path)
-                .cache_capacity(CACHE_BYTES)
-                .mode(sled::Mode::LowSpace)
-                .open()?;
-            let (places, arrivals) = (db.open_tree("places")?, db.open_tree("arrivals")?);
-            let (orders, homes) = (db.open_tree("orders")?, db.open_tree("homes")?);
-            Ok(Self { places, arrivals, orders, homes, db })
+            let records = Records::open(path, CACHE_BYTES)?;
+            // Made now, so that nothing but a record needs room later.
+            records.with(|db| {
+                [PLACES, ARRIVALS, ORDERS, HOMES].iter().try_for_each(|tree| db.open_tree(tree).map(drop))
+            })?;
+            Ok(Self { records: Arc::new(records) })
         };
         open().map_err(|source| Error::Open { path: path.to_owned(), source })
     }
 
     /// Writes down where a VM is, or that nothing is known of it; on disk when it returns.
     pub fn put(&self, vm: VmId, record: Option<&Record>) -> Result<(), Error> {
-        match record {
-            Some(record) => self.places.insert(vm.0.as_bytes(), encode(vm, record)?)?,
-            None => self.places.remove(vm.0.as_bytes())?,
-        };
-        self.db.flush()?;
-        Ok(())
+        let bytes = record.map(|record| encode(vm, record)).transpose()?;
+        self.set(PLACES, vm, bytes.as_deref())
     }
 
     /// Where a VM is.
     pub fn get(&self, vm: VmId) -> Result<Option<Record>, Error> {
-        self.places.get(vm.0.as_bytes())?.map(|bytes| decode(vm, &bytes)).transpose()
+        self.value(PLACES, vm)?.map(|bytes| decode(vm, &bytes)).transpose()
     }
 
     /// Where all VMs are. One that cannot be read is an error: guessing whose a VM is could make two of it.
     pub fn all(&self) -> Result<BTreeMap<VmId, Record>, Error> {
-        let ids = keys(&self.places)?;
-        ids.into_iter().filter_map(|vm| Some(self.get(vm).transpose()?.map(|record| (vm, record)))).collect()
+        self.entries(PLACES)?.into_iter().map(|(vm, bytes)| Ok((vm, decode(vm, &bytes)?))).collect()
     }
 
     /// Keeps the record of an instance that is about to be taken over; on disk when it returns.
     pub fn put_arrival(&self, vm: VmId, record: &[u8]) -> Result<(), Error> {
-        self.arrivals.insert(vm.0.as_bytes(), record)?;
-        self.db.flush()?;
-        Ok(())
+        self.set(ARRIVALS, vm, Some(record))
     }
 
     /// The record of an instance that was taken over.
     pub fn arrival(&self, vm: VmId) -> Result<Option<Saved>, Error> {
         let damaged = |error: record::Error| Error::Damaged { vm, what: error.to_string() };
-        self.arrivals.get(vm.0.as_bytes())?.map(|bytes| record::decode(&bytes).map_err(damaged)).transpose()
+        self.value(ARRIVALS, vm)?.map(|bytes| record::decode(&bytes).map_err(damaged)).transpose()
     }
 
     /// It has moved on, or did not come.
     pub fn forget_arrival(&self, vm: VmId) -> Result<(), Error> {
-        self.arrivals.remove(vm.0.as_bytes())?;
-        self.homes.remove(vm.0.as_bytes())?;
+        // Nothing depends on when that is on disk.
+        for tree in [ARRIVALS, HOMES] {
+            self.records.with(|db| db.open_tree(tree)?.remove(vm.0.as_bytes()))?;
+        }
         Ok(())
     }
 
     /// Keeps where an instance that is about to be taken over was first started.
     pub fn put_home(&self, vm: VmId, home: NodeId) -> Result<(), Error> {
-        self.homes.insert(vm.0.as_bytes(), home.as_bytes().as_slice())?;
-        self.db.flush()?;
-        Ok(())
+        self.set(HOMES, vm, Some(home.as_bytes()))
     }
 
     /// Where instances were first started that came from elsewhere.
     pub fn homes(&self) -> Result<BTreeMap<VmId, NodeId>, Error> {
-        nodes(&self.homes)
+        self.nodes(HOMES)
     }
 
     /// Keeps where a VM is to be sent, or that it is not to be sent any more.
     pub fn put_order(&self, vm: VmId, to: Option<NodeId>) -> Result<(), Error> {
-        match to {
-            Some(to) => self.orders.insert(vm.0.as_bytes(), to.as_bytes().as_slice())?,
-            None => self.orders.remove(vm.0.as_bytes())?,
-        };
-        self.db.flush()?;
-        Ok(())
+        self.set(ORDERS, vm, to.as_ref().map(|to| to.as_bytes().as_slice()))
     }
 
     /// Where VMs are to be sent.
     pub fn orders(&self) -> Result<BTreeMap<VmId, NodeId>, Error> {
-        nodes(&self.orders)
+        self.nodes(ORDERS)
     }
-}
 
-/// A tree of cloudlets by VM.
-fn nodes(tree: &sled::Tree) -> Result<BTreeMap<VmId, NodeId>, Error> {
-    let mut nodes = BTreeMap::new();
-    for vm in keys(tree)? {
-        let node = tree.get(vm.0.as_bytes())?;
-        let node = node.and_then(|bytes| <[u8; NodeId::BYTES]>::try_from(&bytes[..]).ok());
-        nodes.extend(node.map(|node| (vm, NodeId::from_bytes(node))));
+    /// On disk when it returns.
+    fn set(&self, tree: &str, vm: VmId, value: Option<&[u8]>) -> Result<(), Error> {
+        let set = |db: &sled::Db| {
+            let tree = db.open_tree(tree)?;
+            match value {
+                Some(value) => tree.insert(vm.0.as_bytes(), value)?,
+                None => tree.remove(vm.0.as_bytes())?,
+            };
+            db.flush().map(drop)
+        };
+        Ok(self.records.with(set)?)
     }
-    Ok(nodes)
-}
 
-fn keys(tree: &sled::Tree) -> Result<Vec<VmId>, Error> {
-    let mut found = Vec::new();
-    for key in tree.iter().keys() {
-        found.extend(Uuid::from_slice(&key?).ok().map(VmId));
+    fn value(&self, tree: &str, vm: VmId) -> Result<Option<sled::IVec>, Error> {
+        Ok(self.records.with(|db| db.open_tree(tree)?.get(vm.0.as_bytes()))?)
     }
-    Ok(found)
+
+    fn entries(&self, tree: &str) -> Result<Vec<(VmId, sled::IVec)>, Error> {
+        let entries: Vec<_> = self.records.with(|db| db.open_tree(tree)?.iter().collect())?;
+        let named = |(key, value): (sled::IVec, _)| Some((VmId(Uuid::from_slice(&key).ok()?), value));
+        Ok(entries.into_iter().filter_map(named).collect())
+    }
+
+    /// A tree of cloudlets by VM.
+    fn nodes(&self, tree: &str) -> Result<BTreeMap<VmId, NodeId>, Error> {
+        let node = |(vm, bytes): (VmId, sled::IVec)| {
+            Some((vm, NodeId::from_bytes(<[u8; NodeId::BYTES]>::try_from(&bytes[..]).ok()?)))
+        };
+        Ok(self.entries(tree)?.into_iter().filter_map(node).collect())
+    }
 }
 
 fn encode(vm: VmId, record: &Record) -> Result<Vec<u8>, Error> {

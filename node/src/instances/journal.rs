@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::record;
 use crate::lifecycle::{Instance, Reading};
+use crate::records::Records;
 
 /// Writes that may wait. Each instance has one or two under way; more means that the disk is stuck, and then the owner
 /// task waits rather than hold ever more in memory.
@@ -41,28 +42,29 @@ pub enum Error {
 /// The records, opened.
 #[derive(Debug)]
 pub struct Journal {
-    db: sled::Db,
+    records: Records,
 }
 
 impl Journal {
     /// Opens or creates the records in directory `path`.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let open =
-            sled::Config::new().path(path).cache_capacity(CACHE_BYTES).mode(sled::Mode::LowSpace).open();
-        open.map(|db| Self { db }).map_err(|source| Error::Open { path: path.to_owned(), source })
+        let records = Records::open(path, CACHE_BYTES);
+        records
+            .map(|records| Self { records })
+            .map_err(|source| Error::Open { path: path.to_owned(), source })
     }
 
     /// Every record. One that cannot be read is logged and found as such; a key that is no id is removed.
     pub fn read(&self) -> Result<BTreeMap<VmId, Reading>, Error> {
+        let entries: Vec<_> = self.records.with(|db| db.iter().collect()).map_err(Error::Read)?;
         let mut found = BTreeMap::new();
-        for entry in self.db.iter() {
-            let (key, value) = entry.map_err(Error::Read)?;
+        for (key, value) in entries {
             let Ok(id) = Uuid::from_slice(&key) else {
                 tracing::error!(
                     key = hex::encode(&key),
                     "a record under a key that is no instance id; it is removed"
                 );
-                self.db.remove(&key).map_err(Error::Read)?;
+                self.records.with(|db| db.remove(&key)).map_err(Error::Read)?;
                 continue;
             };
             let vm = VmId(id);
@@ -85,7 +87,7 @@ impl Journal {
     /// Starts the thread that writes.
     pub fn into_writer(self) -> Writer {
         let (sender, receiver) = mpsc::channel(WAITING);
-        let thread = tokio::task::spawn_blocking(move || write_all(&self.db, receiver));
+        let thread = tokio::task::spawn_blocking(move || write_all(&self.records, receiver));
         Writer { sender, thread }
     }
 }
@@ -145,23 +147,20 @@ impl Writer {
     }
 }
 
-fn write_all(db: &sled::Db, mut receiver: mpsc::Receiver<Write>) {
+fn write_all(records: &Records, mut receiver: mpsc::Receiver<Write>) {
     let mut batch = Vec::with_capacity(WAITING);
+    // What is not known to be on disk, the latest of each instance; `None`: its record goes.
+    let mut pending: BTreeMap<VmId, Option<Vec<u8>>> = BTreeMap::new();
     while receiver.blocking_recv_many(&mut batch, WAITING) > 0 {
         let mut waiting = Vec::new();
-        let mut result = Ok(());
         for write in batch.drain(..) {
-            let done = match write {
-                Write::Put(vm, bytes) => db.insert(vm.0.as_bytes(), bytes).map(drop),
-                Write::Remove(vm) => db.remove(vm.0.as_bytes()).map(drop),
-                Write::Flushed(reply) => {
-                    waiting.push(reply);
-                    Ok(())
-                }
-            };
-            result = result.and(done);
+            match write {
+                Write::Put(vm, bytes) => drop(pending.insert(vm, Some(bytes))),
+                Write::Remove(vm) => drop(pending.insert(vm, None)),
+                Write::Flushed(reply) => waiting.push(reply),
+            }
         }
-        let result = result.and_then(|()| db.flush().map(drop));
+        let result = flush(records, &mut pending);
         if let Err(error) = &result {
             tracing::error!(%error, "cannot write instance records; is the disk full?");
         }
@@ -171,9 +170,24 @@ fn write_all(db: &sled::Db, mut receiver: mpsc::Receiver<Write>) {
                 reply.send(result.as_ref().map(|&()| ()).map_err(|error| Error::Write(error.to_string())));
         }
     }
-    if let Err(error) = db.flush() {
+    if let Err(error) = flush(records, &mut pending) {
         tracing::error!(%error, "cannot write the last instance records");
     }
+}
+
+/// Writes what is pending, and what that fails for stays so.
+fn flush(records: &Records, pending: &mut BTreeMap<VmId, Option<Vec<u8>>>) -> Result<(), sled::Error> {
+    records.with(|db| {
+        for (vm, bytes) in &*pending {
+            match bytes {
+                Some(bytes) => db.insert(vm.0.as_bytes(), bytes.as_slice())?,
+                None => db.remove(vm.0.as_bytes())?,
+            };
+        }
+        db.flush().map(drop)
+    })?;
+    pending.clear();
+    Ok(())
 }
 
 #[cfg(test)]
@@ -185,9 +199,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::open(dir.path()).unwrap();
         let id = Uuid::from_u128(5);
-        journal.db.insert(id.as_bytes(), b"rubbish".to_vec()).unwrap();
-        journal.db.insert(b"odd", b"".to_vec()).unwrap();
+        let insert = |key: &[u8], value: &[u8]| journal.records.with(|db| db.insert(key, value)).unwrap();
+        insert(id.as_bytes(), b"rubbish");
+        insert(b"odd", b"");
         assert_eq!(journal.read().unwrap(), BTreeMap::from([(VmId(id), Reading::Unreadable)]));
-        assert!(!journal.db.contains_key(b"odd").unwrap());
+        assert!(!journal.records.with(|db| db.contains_key(b"odd")).unwrap());
     }
 }
