@@ -12,14 +12,14 @@
 //!
 //! * Everything that decides who owns the VM is in the core, which is written down before anything follows from it.
 //! * A VM that stands still for a handoff is held in [`crate::instances`]: nobody stops it there meanwhile.
-//! * What arrived of a VM that did not come is kept (`handoff/arrived`), through restarts of either side. An order is
-//!   kept, too: it is tried whenever the destination is there, until it is done or cancelled.
+//! * What arrived of a VM that did not come is kept (`handoff/arrived`) for a day, through restarts of either side, unless
+//!   another VM needs the room. An order is kept, too: it is tried whenever the destination is there, until it is done or cancelled.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use mesh::NodeId;
 use mesh::membership::Members;
@@ -35,6 +35,7 @@ mod actor;
 mod experience;
 mod flow;
 mod journal;
+mod leftovers;
 mod mail;
 mod papers;
 mod receive;
@@ -47,7 +48,7 @@ pub mod wire;
 
 use crate::causes::chain;
 use crate::exchange::{ByteStream, Exchange};
-use crate::instances::clock::Clock;
+use crate::instances::clock::{self, Clock};
 use crate::instances::{self, Instances, tasks};
 use actor::{Actor, Note};
 use experience::Learnt;
@@ -488,7 +489,13 @@ impl Shared {
     }
 
     /// Whether a VM of this image, with this hardware, can run here. Blocks.
-    fn can_take(&self, id: ImageId, hardware: &Hardware, wanted_bytes: u64) -> Result<Image, CannotTake> {
+    fn can_take(
+        &self,
+        vm: VmId,
+        id: ImageId,
+        hardware: &Hardware,
+        wanted_bytes: u64,
+    ) -> Result<Image, CannotTake> {
         let because = |error: &(dyn std::error::Error + 'static)| CannotTake::Because(chain(error));
         if !self.store.contains(id) {
             return Err(CannotTake::NoImage);
@@ -499,10 +506,17 @@ impl Shared {
         }
         check_compatible(hardware, &self.host, TOPOLOGY).map_err(|error| because(&error))?;
         let arrived = self.own.join("arrived");
-        std::fs::create_dir_all(&arrived).map_err(|error| because(&error))?;
-        let disk = free_bytes(&arrived).map_err(|error| because(&error))?;
+        let room = || -> std::io::Result<u64> {
+            std::fs::create_dir_all(&arrived)?;
+            let now = UNIX_EPOCH + clock::unix();
+            leftovers::sweep(&arrived, now)?;
+            let has_room = || Ok(free_bytes(&arrived)? >= wanted_bytes);
+            leftovers::make_room(&arrived, &self.arrived(vm), now, has_room)?;
+            free_bytes(&arrived)
+        };
+        let disk = room().map_err(|error| because(&error))?;
         if disk < wanted_bytes {
-            let missing = (wanted_bytes - disk) >> 20;
+            let missing = (wanted_bytes - disk).div_ceil(1 << 20);
             return Err(CannotTake::Because(format!("{missing} MiB of disk are missing here")));
         }
         Ok(image)

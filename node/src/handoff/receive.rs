@@ -33,6 +33,8 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// Frames between task and thread. One that is read, one that is ready.
 const WAITING: usize = 2;
 
+/// How the words begin that the source is told of what went wrong here.
+pub(super) const AT_DESTINATION: &str = "at the destination: ";
 /// How the words begin that blame the link.
 pub(super) const STREAM_ENDED: &str = "the stream of the source ended";
 
@@ -183,6 +185,7 @@ async fn receive(
         (Err(Failure::Stream), Err(error)) => Err(format!("{STREAM_ENDED}: {error}")),
         (Err(Failure::Stream), Ok(())) => Err(STREAM_ENDED.to_owned()),
         (Err(Failure::Here(why)), _) => {
+            let why = format!("{AT_DESTINATION}{why}");
             // Told at once: the source need not wait for its own patience.
             let refused = Frame::Refused(why.clone()).encode();
             let _ = tokio::time::timeout(PROGRESS_EVERY, frames::write(&mut writer, &refused)).await;

@@ -176,7 +176,15 @@ async fn send(
         go,
         cancel: cancel.clone(),
     };
-    let thread = tokio::task::spawn_blocking(move || reduce_all(work));
+    let failed = cancel.clone();
+    let thread = tokio::task::spawn_blocking(move || {
+        let reduced = reduce_all(work);
+        // The destination waits for more, and would be waited for while the VM stands still.
+        if reduced.is_err() {
+            failed.cancel();
+        }
+        reduced
+    });
     let written = tokio::select! {
         written = write_all(stream, ready, &figures, &flow, clock) => written,
         () = stop.cancelled() => Err(ENDED.to_owned()),

@@ -8,7 +8,8 @@ use migration::VmId;
 use migration::handoff::wire::Word;
 use migration::handoff::{Attempt, Effect, Grant, Input, Message, Offer, Record};
 
-use super::super::CannotTake;
+use super::super::receive::AT_DESTINATION;
+use super::super::{CannotTake, FETCHING};
 use super::{ARRIVE_TIMES, Actor, RESUME_TRIES, Room, WRITE_AGAIN};
 use crate::causes::chain;
 use crate::handoff::papers;
@@ -102,15 +103,17 @@ impl Actor {
                 self.room = Some(room);
                 Input::Reserved { attempt, grant }
             }
-            Err(why) => Input::NotReserved { attempt, why },
+            // Those words are known by their beginning.
+            Err(why) if why.starts_with(FETCHING) => Input::NotReserved { attempt, why },
+            Err(why) => Input::NotReserved { attempt, why: format!("{AT_DESTINATION}{why}") },
         }
     }
 
     async fn find_room(&self, offer: &Offer, from: NodeId) -> Result<Room, String> {
         let shared = Arc::clone(&self.shared);
-        let (id, hardware) = (offer.image, offer.hardware.clone());
+        let (vm, id, hardware) = (self.vm, offer.image, offer.hardware.clone());
         let wanted_bytes = offer.disk_bytes.saturating_add(hardware.memory_bytes);
-        let look = tokio::task::spawn_blocking(move || shared.can_take(id, &hardware, wanted_bytes));
+        let look = tokio::task::spawn_blocking(move || shared.can_take(vm, id, &hardware, wanted_bytes));
         let image = match look.await.map_err(|error| error.to_string())? {
             Ok(image) => image,
             Err(CannotTake::NoImage) => return Err(self.shared.fetch(id, from).await),
