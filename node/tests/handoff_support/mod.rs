@@ -23,6 +23,8 @@ use vm_images::{Digest, ImageId, Kind, Manifest, Role, Service, SigningKey, Stor
 use crate::api_support::mission::{self, client};
 use crate::api_support::{Daemon, World, images};
 
+pub mod nodes;
+
 /// Longest that anything may take here; a busy machine fails no test.
 pub const LIMIT: Duration = Duration::from_secs(60);
 pub const PAGE: usize = 4096;
