@@ -12,7 +12,7 @@ use crate::id::{Digest, ImageId, ServiceId};
 use crate::manifest::Role;
 use crate::vcdiff::Encoder;
 
-/// How many threads pack. Each takes about 170 MiB with XZ (liblzma's own figure for preset 6 with blocks).
+/// How many threads pack with XZ. Two took 330 MiB with blocks of 8 MiB (measured); ours are three times as long.
 pub type Threads = NonZeroU32;
 
 /// Files that go unless all of them were made.

