@@ -8,6 +8,8 @@
 //! * [`blocks`]: a part in blocks that can be checked one by one; pure.
 //! * [`index`]: where 4 KiB blocks of content lie in parts; pure.
 //! * [`qcow2`]: the few facts about disk files that identity and starting depend on.
+//! * [`vcdiff`]: the difference of two files, RFC 3284; pure.
+//! * [`overlay`] (feature `overlay`): what a Service VM is beyond its base, in chunks, and restoring it from them.
 //! * [`store`] (feature `store`): images on disk: publish atomically, verify, pin, collect garbage.
 //! * [`build`] (feature `build`): what of a recipe the host does. Starting the guest is the caller's business:
 //!   this crate never runs a VM and never opens a socket.
@@ -24,10 +26,13 @@ pub mod build;
 pub mod id;
 pub mod index;
 pub mod manifest;
+#[cfg(feature = "overlay")]
+pub mod overlay;
 pub mod qcow2;
 pub mod signature;
 #[cfg(feature = "store")]
 pub mod store;
+pub mod vcdiff;
 
 pub use id::{Digest, ImageId, ServiceId};
 pub use manifest::{Hardware, Kind, Manifest, Part, Role, Service};
