@@ -6,10 +6,11 @@
 #[path = "../tests/api_support/mod.rs"]
 mod api_support;
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use api_support::mission::{self, USE};
+use api_support::ports::free;
 use handheld::{Access, Client};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -26,8 +27,7 @@ fn main() {
 
 async fn measure() {
     let authority = mission::authority();
-    let listens: Vec<SocketAddr> =
-        (0..2).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()).collect();
+    let listens: Vec<SocketAddr> = (0..2).map(|_| free()).collect();
     let service = mission::echo();
     let worlds = [0, 1].map(|number: usize| {
         let mut world = mission::join(&authority, &format!("c{number}"));

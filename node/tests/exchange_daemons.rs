@@ -7,7 +7,7 @@
     reason = "tests use real time and may panic"
 )]
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ mod api_support;
 mod cli_support;
 
 use api_support::mission::{self, USE, client, code_of, start};
+use api_support::ports::free;
 use api_support::{Daemon, World};
 use cli_support::Ran;
 
@@ -48,11 +49,6 @@ impl Site {
             shell.command(&["--state-dir", state.to_str().unwrap(), "image", "fetch", "--api", &api]);
         Ran::of(command.env_remove("CLOUDLET_TRUST__INSECURE").args(arguments).output().unwrap())
     }
-}
-
-/// A free port for the mesh. Somebody else may take it before the daemon does, and then the test fails to start.
-fn free() -> SocketAddr {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// A cloudlet with services `echo` and `solo`, and others without any, that know each other. The others trust its images.

@@ -8,7 +8,7 @@
 )]
 
 use std::io::{BufRead as _, BufReader};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ mod cli_support;
 mod exchange_support;
 
 use api_support::mission;
+use api_support::ports::free;
 use cli_support::{Ran, World};
 use exchange_support::MEMORY_BYTES;
 
@@ -46,10 +47,6 @@ impl Drop for Up {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn free() -> SocketAddr {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 fn enlist(authority: &Authority, world: &World) {

@@ -9,7 +9,7 @@
 mod real_support;
 
 use std::fs;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -19,6 +19,7 @@ use handheld::{Access, Client};
 use mesh::NodeId;
 use mesh::trust::{Authority, Grant, Permissions, Request, Role, Trust, Window};
 use node::config::Config;
+use real_support::ports::free;
 use real_support::{PATIENCE, Site, Up, expected_words, recording, speech, wait, wait_until};
 
 /// A cloudlet of the mission.
@@ -63,11 +64,6 @@ fn start(site: &Site, (node, trust): (NodeId, Trust), name: &str, mesh: [SocketA
     );
     let client = Client::reaching(&Access::Member(trust), up.listen).unwrap();
     Cloudlet { up, client, node }
-}
-
-/// A free port for the mesh. Somebody else may take it before the daemon does, and then the test fails to start.
-fn free() -> SocketAddr {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// The service's address, wherever it is.

@@ -1,7 +1,6 @@
 //! What a cloudlet says of its circumstances: place, power, drain, queue, measured ready times; to handhelds and to peers.
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests use real time and may panic")]
 
-use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use serde_json::{Value, json};
 
 mod api_support;
 use api_support::mission::{self, USE};
+use api_support::ports::free;
 use api_support::{Client, PATIENCE, World};
 
 const FIXED: Place = Place { latitude_deg: 48.5, longitude_deg: 11.25, motion: None };
@@ -176,10 +176,6 @@ async fn only_operators_say_where_a_cloudlet_is_or_empty_it() {
     let own = mission::client(&daemon, &world.config.trust_home().load().unwrap().unwrap());
     assert!(!own.drain(false).await.unwrap().draining);
     assert!(user.cloudlet().await.unwrap().standing.place.is_some(), "everybody may know");
-}
-
-fn free() -> SocketAddr {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ mod support;
 use stub::{Behaviour, Stub, wav};
 use support::{Namespace, can_make_namespaces, linked_pair, summary};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Stand-ins that are published and served from a namespace until this is dropped.
 struct Served {

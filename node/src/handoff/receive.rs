@@ -342,7 +342,11 @@ fn prepare(berth: &Berth, spec: &CloneSpec, backing: &Path) -> Result<(), String
 fn restore(sink: &mut Sink<'_>, spec: &CloneSpec, backing: &Path) -> Result<Digest, Failure> {
     let mut stream = File::create_new(&spec.device_stream)
         .map_err(|error| Failure::Here(format!("cannot write {}: {error}", spec.device_stream.display())))?;
-    let memory = sink.restore_memory(MEMORY_BLOCK, &mut stream)?;
+    let cannot = |error| {
+        let path = spec.device_stream.display();
+        Failure::Here(format!("cannot rebuild the memory in {path}: {}", chain(&error)))
+    };
+    let memory = sink.restore_memory(MEMORY_BLOCK, &mut stream).map_err(cannot)?;
     let disk = sink.overwrite_disk(&spec.disk, backing)?;
     Ok(reduce::digest(&memory.root, &disk.root, &sink.device_digest()))
 }

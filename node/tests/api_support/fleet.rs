@@ -1,6 +1,6 @@
 //! Several daemons with their mesh, who know each other's addresses.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use handheld::Client;
@@ -8,6 +8,7 @@ use mesh::NodeId;
 use mesh::trust::Authority;
 
 use super::mission;
+use super::ports::free;
 use super::{Daemon, PATIENCE, World};
 
 pub struct Site {
@@ -51,11 +52,6 @@ impl Site {
     pub fn stop(mut self) {
         self.daemon.take().unwrap().stop().unwrap();
     }
-}
-
-/// A free port for the mesh. Somebody else may take it before the daemon does, and then the test fails to start.
-fn free() -> SocketAddr {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// Cloudlets of these names; `change` may change their configuration.

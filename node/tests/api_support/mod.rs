@@ -28,11 +28,12 @@ pub mod fleet;
 pub mod hypervisor;
 pub mod images;
 pub mod mission;
+pub mod ports;
 
 pub use hypervisor::Watched;
 
 /// Longest that a test waits for anything. Far more than needed, so that a busy machine fails no test.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 pub const MIB: u64 = 1 << 20;
 
 /// What outlives a daemon.

@@ -6,7 +6,7 @@
     reason = "tests use real time and may panic; clippy recognises only the functions marked as tests"
 )]
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ use vm_images::qcow2::{self, Chain, LayerWriter};
 use vm_images::{Digest, ImageId, Kind, Manifest, Role, Service, SigningKey, Store};
 
 use crate::api_support::mission::{self, client};
+use crate::api_support::ports::free;
 use crate::api_support::{Daemon, World, images};
 
 pub mod nodes;
@@ -142,11 +143,6 @@ pub fn read_disk(world: &World, vm: VmId, cluster: u64) -> Vec<u8> {
     let mut chain = Chain::open(&disk(world, vm)).unwrap();
     chain.read(cluster * CLUSTER as u64, &mut content).unwrap();
     content
-}
-
-/// A free port for the mesh. Somebody else may take it before the daemon does, and then the test fails to start.
-fn free() -> SocketAddr {
-    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// So many cloudlets that know each other and have `walker`; names `site-0`, `site-1`, ….

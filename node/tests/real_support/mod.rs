@@ -11,6 +11,8 @@
 mod capabilities;
 mod daemon;
 mod host;
+#[path = "../api_support/ports.rs"]
+pub mod ports;
 #[path = "../../../migration/tests/libvirt_support/processes.rs"]
 pub mod processes;
 mod site;
