@@ -111,10 +111,10 @@ fn reduce(image: &Path, images: &Images, stream: &Path, disk: Option<&Path>) -> 
 }
 
 fn print_report(report: &Report) {
-    let Report { seen, same, zero, base, known, arrived, new, differences, superseded, .. } = report;
+    let Report { seen, same, zero, base, known, arrived, new, differences, again, superseded, .. } = report;
     println!(
         "        {seen} blocks: {same} same, {zero} zero, {base} as before, {known} in images, {arrived} sent before, {new} new \
-         ({differences} as differences), {superseded} superseded; {} bytes",
+         ({differences} as differences, {again} of them from what was sent before), {superseded} superseded; {} bytes",
         report.wire_bytes
     );
 }

@@ -22,7 +22,7 @@ struct Guest {
 }
 
 fn guests() -> impl Strategy<Value = Guest> {
-    let page = (0..PAGES, (0_u8..6, 0_u8..20));
+    let page = (0..PAGES, (0_u8..7, 0_u8..20));
     vec(vec(page, 0..40), 1..5).prop_map(|mut passes| {
         for pass in &mut passes {
             pass.sort_by_key(|(page, _)| *page);
@@ -189,6 +189,39 @@ fn what_both_sides_have_is_not_sent() {
 }
 
 #[test]
+fn of_what_was_sent_before_the_change_is_sent() {
+    let host = Host::new();
+    let images = host.images(true);
+    // Its own noise, but for a few bytes that are others each time.
+    let changed = |seed| (8..40).map(|page| (page, (5, seed))).collect();
+    // Passes in which they do not change again, so that they are sent while the guest runs.
+    let others = (0..4).map(|seed| vec![(0, (4, seed))]);
+    let running = Guest { passes: std::iter::once(changed(1)).chain(others).collect() };
+    let paused = Guest { passes: vec![changed(2)] };
+    let mut frames = Vec::new();
+    let mut outlet = |frame| {
+        frames.push(frame);
+        Ok(())
+    };
+    let mut source = Source::new(&images, &[], fast()).unwrap();
+    let (template, mut go_on) = (host.template_digest(), |_| true);
+    let stream = running.stream(&host);
+    let live =
+        source.memory_live(&stream[..], MEMORY_BLOCK, Some(&template), &mut go_on, &mut outlet).unwrap();
+    let stream = paused.stream(&host);
+    let rest = source.memory(&stream[..], MEMORY_BLOCK, Some(&template), None, &mut outlet).unwrap();
+    assert_eq!((live.new, live.again), (32, 0), "{live:?}");
+    assert_eq!((rest.new, rest.differences, rest.again), (32, 32, 32), "{rest:?}");
+    assert!(rest.wire_bytes < 4096, "{} bytes after {} of noise", rest.wire_bytes, live.wire_bytes);
+
+    let mut sink = Sink::new(&images, host.arrived("again")).unwrap();
+    frames.into_iter().for_each(|frame| sink.take(frame).unwrap());
+    let mut stream = Vec::new();
+    sink.restore_memory(MEMORY_BLOCK, &mut stream).unwrap();
+    assert!(restored_memory(&host, &stream) == paused.memory(&host));
+}
+
+#[test]
 fn a_sink_without_an_image_or_with_another_one_says_so() {
     let host = Host::new();
     let images = host.images(true);
@@ -233,9 +266,11 @@ fn references_out_of_range_and_wrong_counts_are_refused() {
         packed: zstd::bulk::compress(directory, 3).unwrap(),
     };
     // runs, kinds, lengths, gaps, references: see `reduce::directory`.
-    let cases: [(&str, &[u8]); 6] = [
+    let with_page = |directory: &[u8]| [directory, &[0; 4096]].concat();
+    let cases: [(&str, &[u8]); 7] = [
         ("a page that never came", &[1, 4, 0, 0, 0]),
-        ("a block behind the end of a part", &[1, 5, 0, 0, 0xfe, 0xff, 0x7f]),
+        ("a version that never came", &with_page(&[1, 5, 0, 0, 0])),
+        ("a block behind the end of a part", &[1, 6, 0, 0, 0xfe, 0xff, 0x7f]),
         ("a part that is not listed", &[1, 200, 0, 0, 0]),
         ("a page that the group does not have", &[1, 2, 0, 0]),
         ("a block behind the end of the memory", &[1, 0, 0, 0x80, 0x80, 0x02]),

@@ -40,17 +40,17 @@ fn frames_have_these_bytes() {
     let parts = vec![first, second];
     let begin = Frame::Begin { space: Space::Memory, blocks: 65_536, base: Some(1), have: 7, parts };
     let listed = "aa".repeat(32) + &"bb".repeat(32);
-    assert_eq!(hex(&begin), format!("010052000000000100000100000000000700000001000200{listed}"));
+    assert_eq!(hex(&begin), format!("020052000000000100000100000000000700000001000200{listed}"));
     let none = Frame::Begin { space: Space::Disk, blocks: 1, base: None, have: 0, parts: Vec::new() };
-    assert_eq!(hex(&none), "010012000000010001000000000000000000000000000000");
+    assert_eq!(hex(&none), "020012000000010001000000000000000000000000000000");
     let group = Frame::Group { space: Space::Disk, first: 258, unpacked_bytes: 3, packed: vec![1, 2, 3, 4] };
-    assert_eq!(hex(&group), "01010d00000001020100000300000001020304");
+    assert_eq!(hex(&group), "02010d00000001020100000300000001020304");
     let device = Frame::Device { against: Some(2), unpacked_bytes: 5, packed: vec![9] };
-    assert_eq!(hex(&device), "01020700000002000500000009");
+    assert_eq!(hex(&device), "02020700000002000500000009");
     let alone = Frame::Device { against: None, unpacked_bytes: 5, packed: vec![] };
-    assert_eq!(hex(&alone), "010206000000ffff05000000");
+    assert_eq!(hex(&alone), "020206000000ffff05000000");
     let end = Frame::End { space: Space::Memory, differing: 3, root: [0xcc; 32] };
-    assert_eq!(hex(&end), format!("0103250000000003000000{}", "cc".repeat(32)));
+    assert_eq!(hex(&end), format!("0203250000000003000000{}", "cc".repeat(32)));
     for frame in [begin, none, group, device, alone, end] {
         assert_eq!(frame.bytes(), frame.encode().len());
         assert_eq!(Frame::decode(&frame.encode()), Ok(frame));
@@ -60,17 +60,17 @@ fn frames_have_these_bytes() {
 #[test]
 fn lengths_over_their_caps_are_refused_before_anything_is_allocated() {
     let refused = |bytes: &[u8]| Frame::decode(bytes).unwrap_err();
-    assert!(matches!(refused(&[1, 1, 255, 255, 255, 255]), WireError::TooLong { .. }));
-    let group = |length: u32| [&[1, 1, 9, 0, 0, 0, 0, 0, 0, 0, 0][..], &length.to_le_bytes()].concat();
+    assert!(matches!(refused(&[2, 1, 255, 255, 255, 255]), WireError::TooLong { .. }));
+    let group = |length: u32| [&[2, 1, 9, 0, 0, 0, 0, 0, 0, 0, 0][..], &length.to_le_bytes()].concat();
     assert!(Frame::decode(&group(4 << 20)).is_ok());
     assert!(matches!(refused(&group(5 << 20)), WireError::TooLong { .. }));
-    let device = |length: u32| [&[1, 2, 6, 0, 0, 0, 0, 0][..], &length.to_le_bytes()].concat();
+    let device = |length: u32| [&[2, 2, 6, 0, 0, 0, 0, 0][..], &length.to_le_bytes()].concat();
     assert!(Frame::decode(&device(32 << 20)).is_ok());
     assert!(matches!(refused(&device((32 << 20) + 1)), WireError::TooLong { .. }));
-    assert_eq!(refused(&[2, 1, 0, 0, 0, 0]), WireError::Version { found: 2 });
-    assert!(matches!(refused(&[1, 4, 0, 0, 0, 0]), WireError::Damaged(_)));
+    assert_eq!(refused(&[1, 1, 0, 0, 0, 0]), WireError::Version { found: 1 });
+    assert!(matches!(refused(&[2, 4, 0, 0, 0, 0]), WireError::Damaged(_)));
     // It claims a megabyte and brings nothing.
-    let mut short = &[1_u8, 1, 0, 0, 16, 0, 7, 7][..];
+    let mut short = &[2_u8, 1, 0, 0, 16, 0, 7, 7][..];
     assert_eq!(Frame::read(&mut short).unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
 }
 

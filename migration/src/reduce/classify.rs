@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use vm_images::index::{Place, hash};
 
 use super::differences::short;
-use super::{Base, Differences, Error, Images, Kept, PageHash, new_page};
+use super::versions::{Under, Versions};
+use super::{Base, Differences, Error, Images, Kept, PageHash, Space, new_page};
 use crate::stream::{Page, is_zero};
 
 /// Most pages that were sent and can be referred to: 1 Mi pages, with 24 bytes and some for each. What is sent after
@@ -25,8 +26,8 @@ pub(super) enum Verdict {
     Known(Place),
     /// It was sent before, under this number.
     Arrived(u32),
-    /// It has to be sent. This is what the base has there, to be XORed with.
-    New(Kept),
+    /// It has to be sent. This is what it may be XORed with.
+    New(Under),
 }
 
 /// The pages that were sent, by content.
@@ -34,6 +35,7 @@ pub(super) enum Verdict {
 pub(super) struct Sent {
     numbers: BTreeMap<PageHash, u32>,
     next: u32,
+    versions: Versions,
 }
 
 impl Sent {
@@ -63,6 +65,7 @@ impl Sent {
 
 /// Decides for the blocks of one memory or disk.
 pub(super) struct Classifier<'a> {
+    space: Space,
     images: &'a Images,
     base: Box<dyn Base>,
     differences: Differences,
@@ -71,9 +74,9 @@ pub(super) struct Classifier<'a> {
 }
 
 impl<'a> Classifier<'a> {
-    pub fn new(images: &'a Images, base: Box<dyn Base>) -> Self {
+    pub fn new(space: Space, images: &'a Images, base: Box<dyn Base>) -> Self {
         let differences = Differences::default();
-        Self { images, base, differences, base_page: new_page(), scratch: new_page() }
+        Self { space, images, base, differences, base_page: new_page(), scratch: new_page() }
     }
 
     /// The images that blocks are looked up in.
@@ -86,8 +89,9 @@ impl<'a> Classifier<'a> {
         &self.differences
     }
 
-    /// What a block that has this content now needs. After `New` the page is taken as sent with the next number.
-    pub fn decide(&mut self, block: u32, page: &Page, sent: &mut Sent) -> Result<Verdict, Error> {
+    /// What a block that has this content now needs, in a group whose first page has the number `first`. After `New` the
+    /// page is taken as sent with the next number.
+    pub fn decide(&mut self, block: u32, page: &Page, sent: &mut Sent, first: u32) -> Result<Verdict, Error> {
         self.base.read(block, &mut self.base_page)?;
         if *self.base_page == *page {
             return Ok(if self.differences.clear(block) { Verdict::Base } else { Verdict::Same });
@@ -106,7 +110,9 @@ impl<'a> Classifier<'a> {
         if let Some(number) = sent.numbers.get(&short) {
             return Ok(Verdict::Arrived(*number));
         }
-        sent.add(short);
-        Ok(Verdict::New(self.base_page.clone()))
+        let under = sent.versions.under(self.space, block, page, &self.base_page, first);
+        let number = sent.add(short);
+        sent.versions.keep(self.space, block, number, page);
+        Ok(Verdict::New(under))
     }
 }

@@ -23,8 +23,9 @@ const BASE: u8 = 1;
 const RAW: u8 = 2;
 const XOR: u8 = 3;
 const ARRIVED: u8 = 4;
-/// The first part's; the others follow. So at most 251 parts can be referred to.
-const PART_0: u8 = 5;
+const AGAIN: u8 = 5;
+/// The first part's; the others follow. So at most 250 parts can be referred to.
+const PART_0: u8 = 6;
 
 /// What is said of the first block of a run; of those that follow, the same, with references that go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub(super) enum What {
     Xor,
     /// Sent before.
     Arrived(u32),
+    /// In the group, XORed with what was sent before under this number.
+    Again(u32),
     /// In an image.
     Known(Place),
 }
@@ -55,12 +58,18 @@ pub(super) struct Run {
 }
 
 impl Run {
+    /// Whether the group brings pages for it.
+    pub fn is_brought(&self) -> bool {
+        matches!(self.what, What::Raw | What::Xor | What::Again(_))
+    }
+
     /// Its blocks, one by one.
     pub fn blocks(&self) -> impl Iterator<Item = (u32, What)> + use<> {
         let run = *self;
         (0..run.count).map(move |at| {
             let what = match run.what {
                 What::Arrived(number) => What::Arrived(number + at),
+                What::Again(number) => What::Again(number + at),
                 What::Known(Place { part, block }) => What::Known(Place { part, block: block + at }),
                 same => same,
             };
@@ -72,6 +81,7 @@ impl Run {
     fn goes_on(&self, block: u32, what: What) -> bool {
         let next = match self.what {
             What::Arrived(number) => number.checked_add(self.count).map(What::Arrived),
+            What::Again(number) => number.checked_add(self.count).map(What::Again),
             What::Known(Place { part, block }) => {
                 block.checked_add(self.count).map(|block| What::Known(Place { part, block }))
             }
@@ -158,6 +168,7 @@ impl Directory {
                 RAW => What::Raw,
                 XOR => What::Xor,
                 ARRIVED => What::Arrived(reference(&mut bytes, run.count)?),
+                AGAIN => What::Again(reference(&mut bytes, run.count)?),
                 part => {
                     let block = reference(&mut bytes, run.count)?;
                     What::Known(Place { part: u16::from(part - PART_0), block })
@@ -178,6 +189,7 @@ fn kind(what: What) -> (u8, Option<u32>) {
         What::Raw => (RAW, None),
         What::Xor => (XOR, None),
         What::Arrived(number) => (ARRIVED, Some(number)),
+        What::Again(number) => (AGAIN, Some(number)),
         What::Known(place) => (PART_0.saturating_add(place.part as u8), Some(place.block)),
     }
 }
@@ -219,13 +231,14 @@ mod tests {
     use super::*;
 
     fn what() -> impl Strategy<Value = What> {
-        let place = (0_u16..251, 0_u32..u32::MAX - 100_000);
+        let place = (0_u16..250, 0_u32..u32::MAX - 100_000);
         prop_oneof![
             Just(What::Zero),
             Just(What::Base),
             Just(What::Raw),
             Just(What::Xor),
             (0_u32..u32::MAX - 100_000).prop_map(What::Arrived),
+            (0_u32..u32::MAX - 100_000).prop_map(What::Again),
             place.prop_map(|(part, block)| What::Known(Place { part, block })),
         ]
     }
@@ -245,7 +258,7 @@ mod tests {
         let mut bytes = Vec::new();
         directory.encode(&mut bytes);
         #[rustfmt::skip]
-        let golden = [4, /* kinds */ 6, 6, 3, 2, /* lengths */ 5, 0, 1, 0, /* gaps */ 14, 19, 32, 0, /* references */ 200, 1, 0];
+        let golden = [4, /* kinds */ 7, 7, 3, 2, /* lengths */ 5, 0, 1, 0, /* gaps */ 14, 19, 32, 0, /* references */ 200, 1, 0];
         assert_eq!(bytes, golden);
         bytes.push(99);
         assert_eq!(Directory::decode(&bytes, 23).unwrap().0.runs, directory.runs);
@@ -262,6 +275,7 @@ mod tests {
                 for at in 0..count {
                     let what = match what {
                         What::Arrived(number) => What::Arrived(number + at),
+                        What::Again(number) => What::Again(number + at),
                         What::Known(Place { part, block }) => What::Known(Place { part, block: block + at }),
                         other => other,
                     };

@@ -29,7 +29,7 @@ impl Source<'_> {
             return Err(Error::TooLarge { what: "a disk", bytes: disk.virtual_bytes(), most });
         }
         let images = self.images();
-        let classifier = Classifier::new(images, Box::new(disk));
+        let classifier = Classifier::new(Space::Disk, images, Box::new(disk));
         self.disk = Some(Open { base: number, blocks, classifier });
         self.run(outlet, |feed, sent, _| feed.frame(begin(images, Space::Disk, blocks, Some(number), sent)))?;
         Ok(())

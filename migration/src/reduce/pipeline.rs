@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::directory::{Directory, MOST_RUNS, What};
 use super::level::Controller;
 use super::pack::Packer;
+use super::versions::Under;
 use super::{BLOCK_BYTES, Error, Frame, GROUP_PAGES, Kept, Space};
 use crate::speed::thread_cpu;
 
@@ -44,8 +45,8 @@ pub(super) struct Group {
     space: Space,
     first: u32,
     entries: Vec<(u32, Entry)>,
-    /// Each with what the base has there.
-    pages: Vec<(Kept, Kept)>,
+    /// Each with what it may be a difference from.
+    pages: Vec<(Kept, Under)>,
 }
 
 impl Group {
@@ -58,9 +59,14 @@ impl Group {
         self.entries.push((block, Entry::Told(what)));
     }
 
-    pub fn bring(&mut self, block: u32, page: Kept, base: Kept) {
+    pub fn bring(&mut self, block: u32, page: Kept, under: Under) {
         self.entries.push((block, Entry::New));
-        self.pages.push((page, base));
+        self.pages.push((page, under));
+    }
+
+    /// Number of its first page.
+    pub fn first(&self) -> u32 {
+        self.first
     }
 
     pub fn is_full(&self) -> bool {
@@ -71,21 +77,20 @@ impl Group {
         self.entries.is_empty()
     }
 
-    /// The frame, what was packed (bytes), and how many pages are differences.
-    fn frame(self, packer: &mut Packer, level: i32) -> io::Result<(Frame, usize, u64)> {
+    /// The frame, what was packed (bytes), and what became of the pages.
+    fn frame(self, packer: &mut Packer, level: i32) -> io::Result<(Frame, usize, Differing)> {
         let mut content = Vec::with_capacity(self.pages.len() * BLOCK_BYTES);
         let mut directory = Directory::default();
         let mut pages = self.pages.iter();
-        let mut differences = 0;
+        let mut differing = Differing::default();
         for (block, entry) in self.entries {
             let what = match (entry, pages.as_slice()) {
                 (Entry::Told(what), _) => what,
                 (Entry::New, []) => continue,
-                (Entry::New, [(page, base), ..]) => {
+                (Entry::New, [(page, under), ..]) => {
                     pages.next();
-                    let is_xor = packer.put(page, base, &mut content)?;
-                    differences += u64::from(is_xor);
-                    if is_xor { What::Xor } else { What::Raw }
+                    let is_xor = packer.put(page, under.page(), &mut content)?;
+                    differing.count(is_xor.then_some(under))
                 }
             };
             directory.push(block, what);
@@ -96,7 +101,31 @@ impl Group {
         let (space, first) = (self.space, self.first);
         let packed = packer.pack(&unpacked, level)?;
         let unpacked_bytes = unpacked.len() as u32;
-        Ok((Frame::Group { space, first, unpacked_bytes, packed }, unpacked.len(), differences))
+        Ok((Frame::Group { space, first, unpacked_bytes, packed }, unpacked.len(), differing))
+    }
+}
+
+/// How many pages were sent as differences.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Differing {
+    /// From the base, or from what was sent before.
+    pub all: u64,
+    /// From what was sent before.
+    pub again: u64,
+}
+
+impl Differing {
+    /// Counts a page that was put as a difference from this; gives what is said of it.
+    fn count(&mut self, from: Option<&Under>) -> What {
+        self.all += u64::from(from.is_some());
+        match from {
+            None => What::Raw,
+            Some(Under::Base(_)) => What::Xor,
+            Some(Under::Sent(number, _)) => {
+                self.again += 1;
+                What::Again(*number)
+            }
+        }
     }
 }
 
@@ -105,11 +134,11 @@ impl Group {
 pub(super) struct Totals {
     pub frames: u64,
     pub wire_bytes: u64,
-    pub differences: u64,
+    pub differing: Differing,
     pub worker_cpu: Duration,
 }
 
-type Packed = (u64, io::Result<(Frame, u64, Duration)>);
+type Packed = (u64, io::Result<(Frame, Differing, Duration)>);
 
 /// Takes groups and frames in the order in which they are to be sent.
 pub(super) struct Feed {
@@ -130,7 +159,7 @@ impl Feed {
     }
 
     pub fn frame(&mut self, frame: Frame) -> Result<(), Error> {
-        let ready = Ok((frame, 0, Duration::ZERO));
+        let ready = Ok((frame, Differing::default(), Duration::ZERO));
         self.number().and_then(|number| self.packed.send((number, ready)).map_err(|_| Gone)).map_err(gone)
     }
 
@@ -210,16 +239,16 @@ fn pack(
     group: Group,
     packer: &mut Packer,
     controller: &Mutex<Controller>,
-) -> io::Result<(Frame, u64, Duration)> {
+) -> io::Result<(Frame, Differing, Duration)> {
     let level = lock(controller).level();
     let begin = thread_cpu();
-    let (frame, bytes, differences) = group.frame(packer, level)?;
+    let (frame, bytes, differing) = group.frame(packer, level)?;
     let cpu = thread_cpu().saturating_sub(begin);
     // A directory alone says nothing of how content packs.
     if bytes > GROUP_PAGES * BLOCK_BYTES / 4 {
         lock(controller).packed(level, bytes, frame.bytes(), cpu);
     }
-    Ok((frame, differences, cpu))
+    Ok((frame, differing, cpu))
 }
 
 fn send(
@@ -234,13 +263,14 @@ fn send(
     while let Ok((number, result)) = ready.recv() {
         early.insert(number, result);
         while let Some(result) = early.remove(&totals.frames) {
-            let (frame, differences, cpu) = result.map_err(Error::Pack)?;
+            let (frame, differing, cpu) = result.map_err(Error::Pack)?;
             let bytes = frame.bytes();
             send_one(frame, bytes, outlet, controller)
                 .map_err(|source| Error::Send { frame: totals.frames, source })?;
             totals.frames += 1;
             totals.wire_bytes += bytes as u64;
-            totals.differences += differences;
+            totals.differing.all += differing.all;
+            totals.differing.again += differing.again;
             totals.worker_cpu += cpu;
             // Full only if nobody waits for one.
             let _ = credit.try_send(());

@@ -141,22 +141,22 @@ impl<'a> Sink<'a> {
         super::wire::cap("the length of an unpacked group", bytes as usize, super::wire::MOST_GROUP_BYTES)?;
         let unpacked = self.unpacker.unpack(packed, bytes as usize)?;
         let images = self.images;
-        let state = self.state(space)?;
+        let begun = self.states.get_mut(&space);
+        let state = begun.ok_or(Error::Incomplete { space, missing: "its beginning" })?;
         let (directory, content) = Directory::decode(&unpacked, state.blocks)?;
         let (pages, rest) = content.as_chunks::<BLOCK_BYTES>();
-        let brought = |run: &&Run| matches!(run.what, What::Raw | What::Xor);
-        let wanted: u64 = directory.runs.iter().filter(brought).map(|run| u64::from(run.count)).sum();
+        let wanted: u64 =
+            directory.runs.iter().filter(|run| run.is_brought()).map(|run| u64::from(run.count)).sum();
         if !rest.is_empty() || wanted != pages.len() as u64 {
             return Err(WireError::Damaged("a group has other pages than it says").into());
         }
         let arrived_after = u64::from(first) + wanted;
         for run in &directory.runs {
-            check_reference(run, &state.parts, images, arrived_after)?;
+            check_reference(run, &state.parts, images, (first, arrived_after))?;
         }
         let mut pages = pages.to_vec();
-        undo_differences(&directory, &mut pages, state.base.as_mut())?;
+        undo_differences(&directory, &mut pages, state.base.as_mut(), &self.arrived)?;
         self.arrived.add(&pages)?;
-        let state = self.state(space)?;
         let mut next = first;
         for (block, what) in directory.runs.iter().flat_map(Run::blocks) {
             let held = match what {
@@ -169,7 +169,7 @@ impl<'a> Sink<'a> {
                 What::Known(Place { part, block }) => {
                     Held::Known(Place { part: state.parts[usize::from(part)], block })
                 }
-                What::Raw | What::Xor => {
+                What::Raw | What::Xor | What::Again(_) => {
                     next += 1;
                     Held::Arrived(next - 1)
                 }
@@ -197,10 +197,16 @@ impl<'a> Sink<'a> {
 
 const DANGLING: Error = Error::Frame(WireError::Damaged("it refers to a part that it did not list"));
 
-/// Every block of a run leads to something that is here.
-fn check_reference(run: &Run, parts: &[u16], images: &Images, arrived: u64) -> Result<(), Error> {
+/// Every block of a run leads to something that is here: among the pages that have arrived before the group, and after it.
+fn check_reference(
+    run: &Run,
+    parts: &[u16],
+    images: &Images,
+    (before, after): (u32, u64),
+) -> Result<(), Error> {
     let (end, most) = match run.what {
-        What::Arrived(number) => (u64::from(number) + u64::from(run.count), arrived),
+        What::Arrived(number) => (u64::from(number) + u64::from(run.count), after),
+        What::Again(number) => (u64::from(number) + u64::from(run.count), u64::from(before)),
         What::Known(Place { part, block }) => {
             let part = parts.get(usize::from(part)).ok_or(DANGLING)?;
             (u64::from(block) + u64::from(run.count), images.blocks(*part))
@@ -215,18 +221,21 @@ fn check_reference(run: &Run, parts: &[u16], images: &Images, arrived: u64) -> R
 }
 
 /// Makes pages of differences.
-fn undo_differences(directory: &Directory, pages: &mut [Page], base: &mut dyn Base) -> Result<(), Error> {
+fn undo_differences(
+    directory: &Directory,
+    pages: &mut [Page],
+    base: &mut dyn Base,
+    arrived: &Arrived,
+) -> Result<(), Error> {
     let mut under = super::new_page();
-    let mut pages = pages.iter_mut();
-    for (block, what) in directory.runs.iter().flat_map(Run::blocks) {
-        if !matches!(what, What::Raw | What::Xor) {
-            continue;
+    let brought = directory.runs.iter().filter(|run| run.is_brought());
+    for ((block, what), page) in brought.flat_map(Run::blocks).zip(pages) {
+        match what {
+            What::Xor => base.read(block, &mut under)?,
+            What::Again(number) => arrived.read(number, &mut under)?,
+            _ => continue,
         }
-        let Some(page) = pages.next() else { continue };
-        if what == What::Xor {
-            base.read(block, &mut under)?;
-            page.iter_mut().zip(under.iter()).for_each(|(byte, under)| *byte ^= under);
-        }
+        page.iter_mut().zip(under.iter()).for_each(|(byte, under)| *byte ^= under);
     }
     Ok(())
 }

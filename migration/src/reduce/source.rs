@@ -54,8 +54,10 @@ pub struct Report {
     pub arrived: u64,
     /// Sent.
     pub new: u64,
-    /// Of these, as difference from the base.
+    /// Of these, as difference from the base or from what was sent before.
     pub differences: u64,
+    /// Of these, from what was sent before.
+    pub again: u64,
     /// Not sent because a newer content came while they were held back.
     pub superseded: u64,
     /// Blocks that differ from the base in the end.
@@ -101,7 +103,7 @@ pub struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// `images` are the parts that both sides hold, at most 251. `have` are the pages that the sink has from before a cut.
+    /// `images` are the parts that both sides hold, at most 250. `have` are the pages that the sink has from before a cut.
     pub fn new(images: &'a Images, have: &[PageHash], config: Config) -> Result<Self, Error> {
         let parts = images.digests().count();
         if parts > MOST_PARTS {
@@ -182,7 +184,8 @@ impl<'a> Source<'a> {
 
 impl Report {
     pub(super) fn add(&mut self, totals: &Totals) {
-        self.differences += totals.differences;
+        self.differences += totals.differing.all;
+        self.again += totals.differing.again;
         self.frames += totals.frames;
         self.wire_bytes += totals.wire_bytes;
         self.pack_cpu += totals.worker_cpu;
@@ -211,7 +214,7 @@ impl Gatherer {
         feed: &mut Feed,
     ) -> Result<(), Error> {
         let report = &mut self.report;
-        let (count, what) = match classifier.decide(block, page, sent)? {
+        let (count, what) = match classifier.decide(block, page, sent, self.group.first())? {
             Verdict::Same => {
                 report.same += 1;
                 return Ok(());
@@ -220,8 +223,8 @@ impl Gatherer {
             Verdict::Base => (&mut report.base, Some(What::Base)),
             Verdict::Known(place) => (&mut report.known, Some(What::Known(place))),
             Verdict::Arrived(number) => (&mut report.arrived, Some(What::Arrived(number))),
-            Verdict::New(base) => {
-                self.group.bring(block, Box::new(*page), base);
+            Verdict::New(under) => {
+                self.group.bring(block, Box::new(*page), under);
                 (&mut report.new, None)
             }
         };
@@ -366,7 +369,7 @@ impl<'a, 'b> Memory<'a, 'b> {
         let number = template.map(|(number, _)| number);
         feed.frame(begin(images, Space::Memory, blocks, number, sent))?;
         let gatherer = Gatherer::new(Space::Memory, sent);
-        let classifier = Classifier::new(images, base);
+        let classifier = Classifier::new(Space::Memory, images, base);
         let hold = Holdback::new(blocks as usize);
         Ok(Self { sent, feed, block, blocks, template, classifier, hold, gatherer })
     }

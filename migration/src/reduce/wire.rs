@@ -18,7 +18,7 @@ use vm_images::Digest;
 use super::{BLOCK_BYTES, WireError, directory};
 
 /// Version of frames that this release speaks.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Most pages that a group may bring; this release sends a quarter of it.
 pub(super) const MOST_PAGES: usize = 1024;
 /// Most bytes of an unpacked group.

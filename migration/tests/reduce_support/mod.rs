@@ -42,8 +42,8 @@ pub fn noise(seed: u32) -> Page {
     })
 }
 
-/// What a page of a guest has: zero, a block of the disk, the template's again, nearly the template's, noise, or half
-/// of both.
+/// What a page of a guest has: zero, a block of the disk, the template's again, nearly the template's, noise, the page's
+/// own noise but for a few bytes, or half of the template and half noise.
 pub fn content(host: &Host, page: usize, (kind, seed): (u8, u8)) -> Page {
     let template: Page = host.template[page * 4096..][..4096].try_into().unwrap();
     match kind {
@@ -56,6 +56,11 @@ pub fn content(host: &Host, page: usize, (kind, seed): (u8, u8)) -> Page {
             near
         }
         4 => noise(5000 + u32::from(seed)),
+        5 => {
+            let mut own = noise(9000 + page as u32);
+            own[usize::from(seed) * 100..][..7].fill(seed);
+            own
+        }
         _ => {
             let mut half = template;
             half[2000..].copy_from_slice(&noise(6000 + u32::from(seed))[2000..]);
