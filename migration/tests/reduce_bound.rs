@@ -90,7 +90,7 @@ impl Read for Live<'_> {
 /// The documented bound for two workers.
 fn bound(differing: usize) -> usize {
     const MIB: usize = 1 << 20;
-    6 * 5 * MIB / 2 + 2 * 8 * MIB + 2 * 17 * MIB + 2 * MIB + differing * 90
+    6 * 5 * MIB / 2 + 2 * 8 * MIB + 26 * MIB + 2 * MIB + differing * 90
 }
 
 #[test]

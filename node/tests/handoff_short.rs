@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use migration::VmId;
+use migration::handoff::share::Priority;
 use migration::hypervisor::fake::Operation;
 use node::handoff::Phase;
 use tokio::runtime::Runtime;
@@ -83,7 +84,7 @@ impl Pair {
     fn comes_now(&self, vm: VmId, memory: [u8; 32], what: &str) {
         let (_, handoffs) = self.source.running.clone().unwrap();
         let here = self.source.runtime.as_ref().unwrap();
-        here.block_on(handoffs.order(vm, self.target.id)).unwrap();
+        here.block_on(handoffs.order(vm, self.target.id, Priority::default())).unwrap();
         assert_eq!(self.wait_for_the_end(vm, what), Phase::Done, "{what}");
         self.is_there(vm, memory, what);
     }

@@ -68,6 +68,7 @@ mod outgoing;
 pub mod plan;
 mod record;
 mod repeat;
+pub mod share;
 pub mod wire;
 
 pub use core::{Copy, Core};

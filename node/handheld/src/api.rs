@@ -54,7 +54,7 @@ mod moved;
 mod placement;
 mod standing;
 
-pub use handoff::{Handoff, HandoffState, HandoffTo};
+pub use handoff::{Handoff, HandoffState, HandoffTo, Priority};
 pub use images::{FetchImage, FetchState, Fetchable, FetchedFrom, ImageFetch};
 pub use moved::{Gone, Moved};
 pub use placement::{

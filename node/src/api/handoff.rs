@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, Stream, StreamExt};
 use handheld::api::{self, Code, Event, ForceHandoff, Gone, HandoffState, HandoffTo, Moved, Problem};
 use migration::VmId;
+use migration::handoff::share::Priority;
 use tokio_stream::wrappers::{BroadcastStream, WatchStream};
 
 use super::Api;
@@ -42,7 +43,7 @@ pub(super) async fn order(
 ) -> Result<Response, Failed> {
     api.handoffs()?;
     let (vm, to) = (vm(&id)?, api.member(&ask.to)?);
-    let begun = api.operate(vm, async |handoffs| handoffs.order(vm, to).await).await?;
+    let begun = api.operate(vm, async |handoffs| handoffs.order(vm, to, ordered(ask.priority)).await).await?;
     Ok((StatusCode::ACCEPTED, begun).into_response())
 }
 
@@ -248,6 +249,22 @@ impl Api {
     }
 }
 
+fn ordered(priority: api::Priority) -> Priority {
+    match priority {
+        api::Priority::Low => Priority::Low,
+        api::Priority::Normal => Priority::Normal,
+        api::Priority::High => Priority::High,
+    }
+}
+
+fn shown_priority(priority: Priority) -> api::Priority {
+    match priority {
+        Priority::Low => api::Priority::Low,
+        Priority::Normal => api::Priority::Normal,
+        Priority::High => api::Priority::High,
+    }
+}
+
 fn view(status: &Status) -> api::Handoff {
     let ms = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let (state, reason) = match &status.phase {
@@ -264,6 +281,7 @@ fn view(status: &Status) -> api::Handoff {
     api::Handoff {
         instance: status.vm.0,
         to: status.to.to_string(),
+        priority: shown_priority(status.priority),
         state,
         attempts: status.attempts,
         sent_bytes: status.sent_bytes,

@@ -160,6 +160,9 @@ pub struct Handoff {
     /// Node id or name of the other cloudlet ('cloudlet mesh')
     #[arg(long, value_name = "NODE", value_parser = NonEmptyStringValueParser::new(), required_unless_present = "force")]
     pub to: Option<String>,
+    /// Before or after others that go to the same cloudlet; a VM that stands still goes before all
+    #[arg(long, value_enum, default_value_t, conflicts_with_all = ["plan", "force"])]
+    pub priority: Priority,
     /// Only print what it would cost, and what that is made of
     #[arg(long, conflicts_with = "force")]
     pub plan: bool,
@@ -172,6 +175,28 @@ pub struct Handoff {
     /// Address of the cloudlet that it leaves [default: the one that the configuration describes]
     #[arg(long, value_name = "URL")]
     pub api: Option<String>,
+}
+
+/// What goes first over a link that several handoffs use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Priority {
+    /// After the others
+    Low,
+    /// Neither; who began first goes first
+    #[default]
+    Normal,
+    /// Before the others
+    High,
+}
+
+impl From<Priority> for handheld::api::Priority {
+    fn from(priority: Priority) -> Self {
+        match priority {
+            Priority::Low => Self::Low,
+            Priority::Normal => Self::Normal,
+            Priority::High => Self::High,
+        }
+    }
 }
 
 /// Flags of `evacuate`.

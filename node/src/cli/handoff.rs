@@ -28,17 +28,23 @@ pub(super) fn run(wanted: Handoff, global: &Global, output: Output) -> Result<()
     vm::block_on(async {
         match wanted.to {
             Some(to) if wanted.plan => plan::run(&client, vm, &to, output).await,
-            Some(to) => hand_off(&client, vm, &to, output).await,
+            Some(to) => hand_off(&client, vm, &to, wanted.priority.into(), output).await,
             // The command line has one or the other.
             None => force(&client, vm, output).await,
         }
     })?
 }
 
-async fn hand_off(client: &Client, vm: Uuid, to: &str, output: Output) -> Result<(), Failure> {
+async fn hand_off(
+    client: &Client,
+    vm: Uuid,
+    to: &str,
+    priority: api::Priority,
+    output: Output,
+) -> Result<(), Failure> {
     // Heard from the start, so that an interrupt never leaves it running unasked.
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let mut handoff = client.hand_off(vm, to).await.map_err(failure)?;
+    let mut handoff = client.hand_off_with(vm, to, priority).await.map_err(failure)?;
     let progress = output.progress();
     let ended = tokio::select! {
         ended = follow(client, &mut handoff, to, &progress) => ended,

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use mesh::NodeId;
 use migration::VmId;
+use migration::handoff::share::Priority;
 use migration::handoff::{Copy, Core, Effect, Event, Grant, Input, Offer, Place, Reason, Record};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 use vm_images::ImageId;
 
+use super::journal::Goal;
 use super::receive::{Berth, Loaded, Receiving};
 use super::send::{Sending, is_the_link};
 use super::status::{Figures, Phase, Status};
@@ -42,7 +44,7 @@ const ARRIVE_TIMES: u64 = 4;
 /// What a VM's actor is told.
 pub(super) enum Note {
     /// The VM is to go there.
-    Order(NodeId, oneshot::Sender<Result<(), Error>>),
+    Order(Goal, oneshot::Sender<Result<(), Error>>),
     /// It is not to go any more.
     Cancel(oneshot::Sender<Result<(), Error>>),
     /// An operator says that it runs here, whatever became of its destination.
@@ -56,6 +58,7 @@ pub(super) enum Note {
 /// Where the VM is to go.
 struct Order {
     to: NodeId,
+    priority: Priority,
     since: Duration,
     attempts: u32,
     frozen_tries: u32,
@@ -120,8 +123,8 @@ impl Actor {
     }
 
     /// An order that an earlier daemon had.
-    pub fn go_on_to(&mut self, to: NodeId) {
-        self.order = Some(Order::new(to, self.shared.clock.now(), Some(self.shared.clock.now())));
+    pub fn go_on_to(&mut self, goal: Goal) {
+        self.order = Some(Order::new(goal, self.shared.clock.now(), Some(self.shared.clock.now())));
     }
 
     /// Runs until the daemon ends, or nothing is left to be done for the VM.
@@ -181,8 +184,8 @@ impl Actor {
 
     async fn note(&mut self, note: Note) {
         match note {
-            Note::Order(to, reply) => {
-                let answer = self.ordered(to).await;
+            Note::Order(goal, reply) => {
+                let answer = self.ordered(goal).await;
                 // Whoever asks how far it is as soon as he has the answer finds it.
                 self.show();
                 let _ = reply.send(answer);
@@ -208,7 +211,8 @@ impl Actor {
         }
     }
 
-    async fn ordered(&mut self, to: NodeId) -> Result<(), Error> {
+    async fn ordered(&mut self, goal: Goal) -> Result<(), Error> {
+        let to = goal.to;
         if to == self.shared.node {
             return Err(Error::Here);
         }
@@ -232,8 +236,8 @@ impl Actor {
             Place::InDoubt { to, .. } => return Err(Error::InDoubt(to)),
             Place::Fenced { owner, .. } => return Err(Error::Elsewhere(owner)),
         }
-        self.keep_order(Some(to)).await;
-        self.order = Some(Order::new(to, shared.clock.now(), None));
+        self.keep_order(Some(goal)).await;
+        self.order = Some(Order::new(goal, shared.clock.now(), None));
         self.attempt(to).await;
         Ok(())
     }
@@ -257,7 +261,8 @@ impl Actor {
         tracing::warn!(vm = %self.vm, %to, "an operator vouches that the destination is gone for good; the VM runs on here");
         if self.order.is_none() {
             // It was ordered before this daemon, which has nothing to show of it.
-            self.order = Some(Order::new(to, self.shared.clock.now(), None));
+            let goal = Goal { to, priority: Priority::default() };
+            self.order = Some(Order::new(goal, self.shared.clock.now(), None));
         }
         self.take(Input::Force).await;
         let reason = format!("an operator said that cloudlet {to} is gone for good; it runs on here");
@@ -414,6 +419,7 @@ impl Actor {
         self.shared.show(Status {
             vm: self.vm,
             to: order.to,
+            priority: order.priority,
             phase: Phase::Offering,
             attempts: order.attempts,
             sent_bytes: read(&order.figures.sent_bytes),
@@ -441,9 +447,10 @@ impl Actor {
 }
 
 impl Order {
-    fn new(to: NodeId, since: Duration, retry_at: Option<Duration>) -> Self {
+    fn new(goal: Goal, since: Duration, retry_at: Option<Duration>) -> Self {
         Self {
-            to,
+            to: goal.to,
+            priority: goal.priority,
             since,
             attempts: 0,
             frozen_tries: 0,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mesh::NodeId;
 use migration::VmId;
 use migration::handoff::Record;
+use migration::handoff::share::Priority;
 use uuid::Uuid;
 
 use crate::instances::record;
@@ -54,6 +55,15 @@ const ARRIVALS: &str = "arrivals";
 const ORDERS: &str = "orders";
 /// Where instances were first started that came from elsewhere.
 const HOMES: &str = "homes";
+
+/// Where a VM is to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Goal {
+    /// The cloudlet.
+    pub to: NodeId,
+    /// Before or after others that go there.
+    pub priority: Priority,
+}
 
 /// The records. A disk that was full for a while loses none of them.
 #[derive(Debug, Clone)]
@@ -122,13 +132,22 @@ impl Journal {
     }
 
     /// Keeps where a VM is to be sent, or that it is not to be sent any more.
-    pub fn put_order(&self, vm: VmId, to: Option<NodeId>) -> Result<(), Error> {
-        self.set(ORDERS, vm, to.as_ref().map(|to| to.as_bytes().as_slice()))
+    pub fn put_order(&self, vm: VmId, goal: Option<Goal>) -> Result<(), Error> {
+        let bytes = goal.map(|goal| [goal.to.as_bytes().as_slice(), &[goal.priority as u8]].concat());
+        self.set(ORDERS, vm, bytes.as_deref())
     }
 
     /// Where VMs are to be sent.
-    pub fn orders(&self) -> Result<BTreeMap<VmId, NodeId>, Error> {
-        self.nodes(ORDERS)
+    pub fn orders(&self) -> Result<BTreeMap<VmId, Goal>, Error> {
+        let goal = |(vm, bytes): (VmId, sled::IVec)| {
+            let (to, rest) = bytes.split_first_chunk()?;
+            let all = [Priority::Low, Priority::Normal, Priority::High];
+            // Earlier releases wrote none.
+            let written = |priority: &Priority| rest == [*priority as u8];
+            let priority = all.into_iter().find(written).unwrap_or_default();
+            Some((vm, Goal { to: NodeId::from_bytes(*to), priority }))
+        };
+        Ok(self.entries(ORDERS)?.into_iter().filter_map(goal).collect())
     }
 
     /// On disk when it returns.
@@ -214,8 +233,11 @@ mod tests {
         for end in 0..good.len() {
             assert!(decode(vm, &good[..end]).is_err(), "cut to {end}");
         }
-        journal.put_order(vm, Some(node)).unwrap();
-        assert_eq!(journal.orders().unwrap(), BTreeMap::from([(vm, node)]));
+        for priority in [Priority::Low, Priority::Normal, Priority::High] {
+            let goal = Goal { to: node, priority };
+            journal.put_order(vm, Some(goal)).unwrap();
+            assert_eq!(journal.orders().unwrap(), BTreeMap::from([(vm, goal)]));
+        }
         journal.put_order(vm, None).unwrap();
         journal.put_home(vm, node).unwrap();
         assert_eq!(journal.homes().unwrap(), BTreeMap::from([(vm, node)]));

@@ -24,6 +24,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use mesh::NodeId;
 use mesh::membership::Members;
 use migration::VmId;
+use migration::handoff::share::Priority;
 use migration::handoff::{Copy, Limits, Place, wire::decode};
 use migration::hypervisor::{Host, Moving, TOPOLOGY, check_compatible};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -43,6 +44,7 @@ mod send;
 mod startup;
 mod status;
 mod stock;
+mod turns;
 mod ways;
 pub mod wire;
 
@@ -54,10 +56,11 @@ use actor::{Actor, Note};
 use experience::Learnt;
 use mail::Mail;
 use stock::Stock;
+use turns::Turns;
 use wire::Frame;
 
 pub use experience::Experience;
-pub use journal::{Error as JournalError, Journal};
+pub use journal::{Error as JournalError, Goal, Journal};
 pub use startup::{Error as SettleError, Estate, settle};
 pub use status::{Phase, Status};
 pub use ways::{SwarmWays, Ways, accept_swarm};
@@ -175,6 +178,7 @@ struct Shared {
     limits: Limits,
     clock: Clock,
     mail: Mail,
+    turns: Turns,
     stock: Arc<Stock>,
     actors: Mutex<BTreeMap<VmId, mpsc::Sender<Note>>>,
     places: Mutex<BTreeMap<VmId, Place>>,
@@ -203,6 +207,7 @@ impl Handoffs {
             host,
             instances,
             mail: Mail::new(Arc::clone(&ways)),
+            turns: Turns::default(),
             stock: Arc::new(Stock::new(store.clone(), own.join("index"))),
             store,
             ways,
@@ -238,8 +243,8 @@ impl Handoffs {
     }
 
     /// Sends a VM to another cloudlet. Returns when that is begun; [`Handoffs::all`] tells how far it is.
-    pub async fn order(&self, vm: VmId, to: NodeId) -> Result<(), Error> {
-        self.ask(vm, |reply| Note::Order(to, reply)).await
+    pub async fn order(&self, vm: VmId, to: NodeId, priority: Priority) -> Result<(), Error> {
+        self.ask(vm, |reply| Note::Order(Goal { to, priority }, reply)).await
     }
 
     /// Stops a handoff. If it was committed, only the destination can say whether it still can be stopped.
@@ -272,7 +277,7 @@ impl Handoffs {
         let mut begun = Vec::new();
         for instance in self.0.instances.list().await.map_err(Error::Instances)? {
             let Some(home) = homes.get(&instance.vm).filter(|home| **home != self.0.node) else { continue };
-            match self.order(instance.vm, *home).await {
+            match self.order(instance.vm, *home, Priority::Low).await {
                 Ok(()) => begun.push(instance.vm),
                 // It moves already, or not any more.
                 Err(error) => tracing::info!(vm = %instance.vm, %error, "an instance is not sent home"),
@@ -415,7 +420,7 @@ impl Shared {
         vm: VmId,
         record: Option<migration::handoff::Record>,
         copy: Copy,
-        order: Option<NodeId>,
+        order: Option<Goal>,
     ) {
         let (sender, notes) = mpsc::channel(NOTES);
         let (mut actor, effects) = Actor::restore(Arc::clone(self), vm, record, copy, notes);

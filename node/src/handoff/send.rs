@@ -8,7 +8,7 @@
 
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use super::flow::Flow;
 use super::receive::STREAM_ENDED;
 use super::status::{Figures, Measured};
 use super::stock::{Opened, Stock};
+use super::turns::Turn;
 use super::ways::Ways;
 use super::wire::{self, Frame};
 use crate::causes::chain;
@@ -70,6 +71,7 @@ pub(super) struct Cargo {
     pub ways: Arc<dyn Ways>,
     pub figures: Arc<Figures>,
     pub clock: Clock,
+    pub turn: Arc<Turn>,
 }
 
 /// A sending that is under way.
@@ -78,6 +80,7 @@ pub(super) struct Sending {
     cancel: CancellationToken,
     stop: CancellationToken,
     go: Option<oneshot::Sender<Vec<u8>>>,
+    turn: Arc<Turn>,
     task: JoinHandle<()>,
 }
 
@@ -89,6 +92,7 @@ impl Sending {
         // Apart from what ends the work: that is cancelled at its natural end, too.
         let stop = CancellationToken::new();
         let (grant, token, stopped) = (cargo.grant, cancel.clone(), stop.clone());
+        let turn = Arc::clone(&cargo.turn);
         let task = tokio::spawn(async move {
             let sent = send(cargo, gone, &answers, token).await;
             let input = match sent {
@@ -102,11 +106,12 @@ impl Sending {
                 () = stopped.cancelled() => {}
             }
         });
-        Self { grant, cancel, stop, go: Some(go), task }
+        Self { grant, cancel, stop, go: Some(go), turn, task }
     }
 
     /// The VM stands still; with the instance's record as it is now.
     pub fn go(&mut self, record: Vec<u8>) {
+        self.turn.stand_still();
         if let Some(go) = self.go.take() {
             // It has ended, and says why by itself.
             let _ = go.send(record);
@@ -162,7 +167,7 @@ async fn send(
     let (stream, have) = opening.map_err(|error| link_broke(&error))?;
     // Two: one that is written, one that is ready. More would only make the last frame late.
     let (pieces, ready) = mpsc::channel(2);
-    let (figures, clock) = (Arc::clone(&cargo.figures), cargo.clock);
+    let (figures, clock, turn) = (Arc::clone(&cargo.figures), cargo.clock, Arc::clone(&cargo.turn));
     let flow = Arc::new(Mutex::new(Flow::new()));
     let stop = cancel.clone();
     let work = Work {
@@ -186,7 +191,7 @@ async fn send(
         reduced
     });
     let written = tokio::select! {
-        written = write_all(stream, ready, &figures, &flow, clock) => written,
+        written = write_all(stream, ready, &figures, (&flow, &turn), clock) => written,
         () = stop.cancelled() => Err(ENDED.to_owned()),
     };
     // Whoever waits for room to write, or for the word to go, learns that there is none.
@@ -229,31 +234,51 @@ async fn write_all(
     stream: ByteStream,
     mut ready: mpsc::Receiver<Vec<u8>>,
     figures: &Figures,
-    flow: &Mutex<Flow>,
+    (flow, turn): (&Mutex<Flow>, &Turn),
     clock: Clock,
 ) -> Result<(), String> {
     let room = Notify::new();
+    // Whether there is nothing to write, as far as is known here.
+    let idle = AtomicBool::new(true);
+    let rest = || {
+        if idle.load(Ordering::Relaxed) && lock(flow).in_flight() == 0 {
+            turn.set_bytes(false);
+        }
+    };
     let (mut reader, mut writer) = tokio::io::split(stream);
     let writing = async {
         loop {
-            let bytes = match tokio::time::timeout(ALIVE_EVERY, ready.recv()).await {
-                Ok(Some(bytes)) => bytes,
+            let next = tokio::time::timeout(ALIVE_EVERY, ready.recv()).await;
+            let piece = match next {
                 Ok(None) => break,
-                Err(_) => Frame::Alive.encode(),
+                Ok(piece) => piece,
+                Err(_) => None,
             };
-            while !lock(flow).has_room() {
-                room.notified().await;
+            if piece.is_some() {
+                idle.store(false, Ordering::Relaxed);
+                turn.set_bytes(true);
+                // Others may go first for long; that this one is alive, the destination hears all the same.
+                while tokio::time::timeout(ALIVE_EVERY, go_ahead(flow, turn, &room)).await.is_err() {
+                    let alive = Frame::Alive.encode();
+                    lock(flow).sent(clock.now(), alive.len() as u64);
+                    frames::write(&mut writer, &alive).await?;
+                }
             }
+            let bytes = piece.unwrap_or_else(|| Frame::Alive.encode());
             lock(flow).sent(clock.now(), bytes.len() as u64);
             frames::write(&mut writer, &bytes).await?;
             figures.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            idle.store(ready.is_empty(), Ordering::Relaxed);
         }
         writer.flush().await
     };
     let answer = async {
         loop {
             match wire::read(&mut reader).await {
-                Ok(Frame::Taken(frames)) if lock(flow).taken(clock.now(), frames) => room.notify_one(),
+                Ok(Frame::Taken(frames)) if lock(flow).taken(clock.now(), frames) => {
+                    room.notify_one();
+                    rest();
+                }
                 Ok(Frame::Stored) => return Ok(()),
                 Ok(Frame::Refused(why)) => return Err(why),
                 Ok(_) => return Err("the destination said something that makes no sense".to_owned()),
@@ -271,6 +296,17 @@ async fn write_all(
         }
     }
     answer.await
+}
+
+/// Waits until it is this one's turn and the link has room.
+async fn go_ahead(flow: &Mutex<Flow>, turn: &Turn, room: &Notify) {
+    loop {
+        turn.comes().await;
+        if lock(flow).has_room() {
+            return;
+        }
+        room.notified().await;
+    }
 }
 
 fn lock(flow: &Mutex<Flow>) -> MutexGuard<'_, Flow> {
@@ -385,9 +421,11 @@ fn reduce_all(work: Work) -> Result<Digest, String> {
         live_disk_bytes = live_disk.wire_bytes,
         live_bytes = live.wire_bytes,
         live_new = live.new,
+        live_again = live.again,
         live_superseded = live.superseded,
         rest_bytes = memory.wire_bytes,
         rest_new = memory.new,
+        rest_again = memory.again,
         rest_device_bytes = memory.device_wire_bytes,
         rest_differing = memory.differing,
         rest_disk_bytes = layer.wire_bytes,
@@ -429,6 +467,8 @@ impl<'a> Decide<'a> {
         }
         let (link, work) = self.figures(live, cargo, (now, sent), (passed, sent_then));
         match plan::now(&link, &work, &goal(&link)) {
+            // Its rest would wait for the other's.
+            plan::Now::Freeze if !cargo.turn.may_freeze() => {}
             plan::Now::Freeze => return false,
             // What is held back does not get less by waiting.
             plan::Now::Round if looked >= LOOK_MOST => return false,

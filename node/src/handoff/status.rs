@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mesh::NodeId;
 use migration::VmId;
+use migration::handoff::share::Priority;
 
 /// How far a handoff is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub struct Status {
     pub vm: VmId,
     /// Where it goes.
     pub to: NodeId,
+    /// Before or after others that go there.
+    pub priority: Priority,
     /// How far it is.
     pub phase: Phase,
     /// Tries, this one included.

@@ -16,8 +16,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mesh::NodeId;
-use mesh::placement::{Decision, Mode, Outcome, Policy, Settings, Until};
+use mesh::placement::{Decision, Mode, Outcome, Policy, Reason, Settings, Until};
 use migration::VmId;
+use migration::handoff::share::Priority;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
@@ -327,9 +328,9 @@ impl Owner {
     async fn act(&mut self, now: Duration, decisions: &[Decision]) -> BTreeMap<VmId, NodeId> {
         let mut ordered = BTreeMap::new();
         for decision in decisions {
-            let Outcome::Move { to, dry_run: false, .. } = decision.outcome else { continue };
+            let Outcome::Move { to, reason, dry_run: false, .. } = decision.outcome else { continue };
             let Ok(vm) = decision.instance.parse().map(VmId) else { continue };
-            match self.tools.handoffs.order(vm, to).await {
+            match self.tools.handoffs.order(vm, to, priority(reason)).await {
                 Ok(()) => {
                     ordered.insert(vm, to);
                 }
@@ -380,4 +381,13 @@ impl Owner {
 fn is_same(one: &Outcome, other: &Outcome) -> bool {
     let settling = |outcome: &Outcome| matches!(outcome, Outcome::Wait { until: Until::Settled, .. });
     one == other || settling(one) && settling(other)
+}
+
+/// Before others goes what would soon be too late, and after them what only makes things better.
+fn priority(reason: Reason) -> Priority {
+    match reason {
+        Reason::LinkEnds | Reason::PowerLow | Reason::Shutdown => Priority::High,
+        Reason::UserLeaves | Reason::Drain => Priority::Normal,
+        Reason::LoadBalance => Priority::Low,
+    }
 }

@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use handheld::api::Sharing;
 use mesh::NodeId;
 use migration::VmId;
+use migration::handoff::share::Priority;
 use migration::hypervisor::Hypervisor;
 use node::exchange::ByteStream;
 use node::handoff::{self, Handoffs, Ways, settle};
@@ -261,10 +262,23 @@ pub fn is_ready(instance: &lifecycle::Instance) -> bool {
 
 /// Orders a VM that has written something to move. Gives it and the digest of its memory.
 pub fn begin(source: &Node, target: &Node) -> (VmId, [u8; 32]) {
-    let (instances, handoffs) = source.running.clone().unwrap();
+    let (vm, wanted) = walking(source, "phone", Sharing::Shared);
+    order(source, vm, target, Priority::default());
+    (vm, wanted)
+}
+
+/// Orders a VM to move.
+pub fn order(source: &Node, vm: VmId, target: &Node, priority: Priority) {
+    let (_, handoffs) = source.running.clone().unwrap();
+    source.runtime.as_ref().unwrap().block_on(handoffs.order(vm, target.id, priority)).unwrap();
+}
+
+/// A VM that has written something, and the digest of its memory.
+pub fn walking(source: &Node, user: &str, sharing: Sharing) -> (VmId, [u8; 32]) {
+    let (instances, _) = source.running.clone().unwrap();
     let runtime = source.runtime.as_ref().unwrap();
-    let token = Token::try_from("phone".to_owned()).unwrap();
-    let asked = runtime.block_on(instances.start(&"walker".parse().unwrap(), token, Sharing::Shared));
+    let token = Token::try_from(user.to_owned()).unwrap();
+    let asked = runtime.block_on(instances.start(&"walker".parse().unwrap(), token, sharing));
     let vm = asked.unwrap().0.vm;
     wait_until("it is ready", || {
         runtime.block_on(instances.get(vm, None)).unwrap().is_some_and(|instance| is_ready(&instance))
@@ -277,7 +291,6 @@ pub fn begin(source: &Node, target: &Node) -> (VmId, [u8; 32]) {
         source.world.hypervisor.fake().write_page(vm, number, &page(number + 500)).unwrap();
     }
     let wanted = source.world.hypervisor.fake().memory_digest(vm).unwrap();
-    runtime.block_on(handoffs.order(vm, target.id)).unwrap();
     (vm, wanted)
 }
 

@@ -10,6 +10,23 @@ use uuid::Uuid;
 pub struct HandoffTo {
     /// Node id or name of the cloudlet.
     pub to: String,
+    /// Before or after others that go to the same cloudlet.
+    #[serde(default)]
+    pub priority: Priority,
+}
+
+/// What goes first over a link that several handoffs use. An instance that stands still goes before all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum Priority {
+    /// After the others.
+    Low,
+    /// Neither; who began first goes first.
+    #[default]
+    Normal,
+    /// Before the others.
+    High,
 }
 
 /// A move of an instance, as the cloudlet sees it that it leaves.
@@ -20,6 +37,9 @@ pub struct Handoff {
     pub instance: Uuid,
     /// Node id of the cloudlet that it goes to, text form of `mesh::NodeId`.
     pub to: String,
+    /// Before or after others that go to the same cloudlet.
+    #[serde(default)]
+    pub priority: Priority,
     /// How far it is.
     pub state: HandoffState,
     /// Tries, this one included.

@@ -12,6 +12,7 @@ use super::super::receive::AT_DESTINATION;
 use super::super::{CannotTake, FETCHING};
 use super::{ARRIVE_TIMES, Actor, RESUME_TRIES, Room, WRITE_AGAIN};
 use crate::causes::chain;
+use crate::handoff::journal::Goal;
 use crate::handoff::papers;
 use crate::handoff::send::{Cargo, Sending};
 use crate::handoff::status::Phase;
@@ -86,10 +87,10 @@ impl Actor {
         self.shared.note_place(self.vm, record.map(|record| record.place));
     }
 
-    pub(super) async fn keep_order(&self, to: Option<NodeId>) {
+    pub(super) async fn keep_order(&self, goal: Option<Goal>) {
         let (journal, vm) = (self.shared.journal.clone(), self.vm);
         let put =
-            tokio::task::spawn_blocking(move || journal.put_order(vm, to).map_err(|error| chain(&error)));
+            tokio::task::spawn_blocking(move || journal.put_order(vm, goal).map_err(|error| chain(&error)));
         if let Err(reason) = put.await.unwrap_or_else(|error| Err(error.to_string())) {
             tracing::warn!(vm = %self.vm, reason, "an order to move a VM would not survive the daemon");
         }
@@ -150,6 +151,9 @@ impl Actor {
             ways: Arc::clone(&shared.ways),
             figures: self.order.as_ref().map(|order| Arc::clone(&order.figures)).unwrap_or_default(),
             clock: shared.clock,
+            turn: Arc::new(
+                shared.turns.join(to, self.order.as_ref().map(|order| order.priority).unwrap_or_default()),
+            ),
         };
         self.sending = Some(Sending::start(cargo, self.answer.clone()));
     }
