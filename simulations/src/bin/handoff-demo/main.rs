@@ -31,6 +31,8 @@ const HANDHELD: &str = "phone";
 /// The policy may move services, also when a vehicle is switched off, but not for load while the operator moves them.
 const POLICY: [&str; 3] =
     ["handoff.automatic=on", "handoff.evacuate_on_shutdown=true", "handoff.stay_s=3600"];
+/// Rate of the link between the vehicles, as in [`RADIO`].
+const RATE: &str = "10M";
 /// A slow link between the vehicles, there and back 50 ms, as the aims of handoff say; ordinary Wi-Fi to the handheld.
 const RADIO: &str = r#"
 name = "handoff-demo"

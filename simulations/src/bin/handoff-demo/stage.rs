@@ -3,6 +3,7 @@
 use anyhow::{Context, ensure};
 use serde::Deserialize;
 use simulations::lab::{Counters, Lab};
+use simulations::medium::Change;
 
 use super::VEHICLES;
 use super::client::Log;
@@ -87,6 +88,12 @@ impl<'a> Stage<'a> {
         let here = self.served_at()?;
         ensure!(here.len() == 1 && self.vehicles.len() == 2, "vehicles {here:?} have the instance ready");
         Ok([&self.vehicles[here[0]], &self.vehicles[1 - here[0]]])
+    }
+
+    /// Makes the link between the vehicles faster or slower.
+    pub fn set_rate(&self, rate: &str) -> anyhow::Result<()> {
+        let change = Change { rate: Some(rate.parse()?), ..Change::default() };
+        Ok(self.lab.set(VEHICLES[0], VEHICLES[1], change)?)
     }
 
     /// Bytes of IP packets that the vehicles sent each other since the start, headers and encryption included.
