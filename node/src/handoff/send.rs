@@ -93,8 +93,11 @@ impl Sending {
         let stop = CancellationToken::new();
         let (grant, token, stopped) = (cargo.grant, cancel.clone(), stop.clone());
         let turn = Arc::clone(&cargo.turn);
+        let own = Arc::clone(&turn);
         let task = tokio::spawn(async move {
             let sent = send(cargo, gone, &answers, token).await;
+            // The actor may keep its end for long.
+            own.leave();
             let input = match sent {
                 Ok(digest) => Input::Sent { grant, digest },
                 Err(why) => Input::NotSent { grant, why },

@@ -35,6 +35,11 @@ impl Turn {
         self.turns.send_modify(|share| share.stand_still(self.ticket));
     }
 
+    /// Nothing more is sent.
+    pub fn leave(&self) {
+        self.turns.send_modify(|share| share.leave(self.ticket));
+    }
+
     /// Waits until nobody goes before it.
     pub async fn comes(&self) {
         let mut turns = self.turns.subscribe();
@@ -50,6 +55,6 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.turns.send_modify(|share| share.leave(self.ticket));
+        self.leave();
     }
 }

@@ -140,6 +140,7 @@ impl Actor {
             return;
         };
         let shared = &self.shared;
+        let priority = self.order.as_ref().map(|order| order.priority).unwrap_or_default();
         let cargo = Cargo {
             vm: self.vm,
             grant,
@@ -151,9 +152,7 @@ impl Actor {
             ways: Arc::clone(&shared.ways),
             figures: self.order.as_ref().map(|order| Arc::clone(&order.figures)).unwrap_or_default(),
             clock: shared.clock,
-            turn: Arc::new(
-                shared.turns.join(to, self.order.as_ref().map(|order| order.priority).unwrap_or_default()),
-            ),
+            turn: Arc::new(shared.turns.join(to, priority)),
         };
         self.sending = Some(Sending::start(cargo, self.answer.clone()));
     }
