@@ -53,8 +53,8 @@ bench-handoff: packages
 	cargo build --release --locked -p node -p handheld -p simulations
 	target/release/cloudlet image build all
 	$(bench_handoff) --workloads memory-1,memory-4,memory-16,disk --rates 10 --loss 0 --moves 2 \
-	  --json simulations/reports/bench-handoff/writer.json
-	$(bench_handoff) --json simulations/reports/bench-handoff/all.json
+	  --json simulations/reports/bench-handoff/writer.json --resume
+	$(bench_handoff) --json simulations/reports/bench-handoff/all.json --resume
 
 lint:
 	cargo fmt --all --check

@@ -73,7 +73,7 @@ mod tests {
         let row = |system| Row::new(system, Workload::Speech, link);
         let mut ours = row(System::Cloudlets);
         ours.moves.push(Move {
-            from: "one",
+            from: "one".to_owned(),
             total_ms: 1500,
             downtime_ms: 800,
             client_ms: None,

@@ -32,7 +32,7 @@ name = "hand"
 "#;
 
 /// A link between two hosts.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Link {
     pub rate_mbit: u32,
     pub rtt_ms: u64,

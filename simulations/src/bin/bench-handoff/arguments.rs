@@ -42,6 +42,9 @@ pub struct Arguments {
     /// Where raw results go.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Go on with the rows in that file: only what is not there, or had failed, is measured.
+    #[arg(long, requires = "json")]
+    pub resume: bool,
     /// Where the cloudlets' logs and state are kept [default: nowhere].
     #[arg(long, value_name = "DIRECTORY")]
     pub keep: Option<PathBuf>,
@@ -58,7 +61,7 @@ impl Arguments {
 }
 
 /// What moves the VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum System {
     /// Two cloudlets.
@@ -95,7 +98,7 @@ impl std::fmt::Display for System {
 }
 
 /// What the VM does while it moves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Workload {
     /// The speech service waits for requests.

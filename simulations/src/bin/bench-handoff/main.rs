@@ -36,7 +36,7 @@ mod split;
 mod table;
 
 use arguments::Arguments;
-use report::Report;
+use report::{Report, Row};
 
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
@@ -57,15 +57,28 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     // The program's place on the machine is nobody's business.
     let command = [env!("CARGO_BIN_NAME").to_owned()].into_iter().chain(std::env::args().skip(1));
     let command = command.collect::<Vec<_>>().join(" ");
-    let mut report = Report { machine, command, rows: Vec::new(), aims: Vec::new() };
-    rows::all(arguments, |row| {
-        report.rows.push(row);
-        report.aims = aims::judge(&report.rows);
-        match &arguments.json {
-            Some(path) => report.write(path).with_context(|| format!("cannot write {}", path.display())),
-            None => Ok(()),
+    let earlier = match &arguments.json {
+        Some(path) if arguments.resume => {
+            Report::rows_of(path).with_context(|| format!("cannot go on with {}", path.display()))?
         }
-    })?;
+        _ => Vec::new(),
+    };
+    let known: Vec<rows::Wanted> = earlier.iter().map(|row| (row.system, row.workload, row.link)).collect();
+    println!("{} rows are known", known.len());
+    let commit = machine.commit.clone();
+    let mut report = Report { machine, command, aims: aims::judge(&earlier), rows: earlier };
+    rows::all(
+        arguments,
+        |wanted| !known.contains(wanted),
+        |row| {
+            report.rows.push(Row { commit: commit.clone(), ..row });
+            report.aims = aims::judge(&report.rows);
+            match &arguments.json {
+                Some(path) => report.write(path).with_context(|| format!("cannot write {}", path.display())),
+                None => Ok(()),
+            }
+        },
+    )?;
     print!("\n{}", table::markdown(&report));
     if let Some(path) = &arguments.json {
         println!("\nraw results: {}", path.display());

@@ -53,7 +53,7 @@ fn measure(fleet: &Fleet<'_>, owner: usize) -> anyhow::Result<Move> {
     let cores = |before: Taken, after: Taken| (after.cpu - before.cpu).as_secs_f64() / took;
     let memory = |before: Taken, after: Taken| after.memory_bytes.saturating_sub(before.memory_bytes);
     Ok(Move {
-        from: CLOUDLETS[owner],
+        from: CLOUDLETS[owner].to_owned(),
         total_ms: number("total_ms")?,
         downtime_ms: number("downtime_ms")?,
         client_ms: None,

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use serde::Serialize;
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::air::Link;
@@ -22,8 +23,11 @@ pub struct Report {
 }
 
 /// Moves by one system over one link.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Row {
+    /// Of which checkout it was measured, as [`Machine`] says it.
+    #[serde(default)]
+    pub commit: String,
     pub system: System,
     pub workload: Workload,
     pub link: Link,
@@ -35,9 +39,9 @@ pub struct Row {
 }
 
 /// What one move took.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Move {
-    pub from: &'static str,
+    pub from: String,
     /// From the order until it runs at the destination: for cloudlets until the source knows that, for postcopy until all
     /// memory is there.
     pub total_ms: u64,
@@ -51,12 +55,12 @@ pub struct Move {
     #[serde(flatten)]
     pub daemons: Option<Daemons>,
     /// What QEMU says of its own migration at the end.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qemu: Option<Value>,
 }
 
 /// What a move took of the cloudlets' daemons.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Daemons {
     /// What the source gave to the link, before encryption and transport.
     pub sent_bytes: u64,
@@ -71,7 +75,7 @@ pub struct Daemons {
 }
 
 /// A move that was given up when its time was over.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Unfinished {
     pub after_ms: u64,
     /// IP bytes until then.
@@ -92,7 +96,8 @@ pub struct Aim {
 
 impl Row {
     pub fn new(system: System, workload: Workload, link: Link) -> Self {
-        Self { system, workload, link, moves: Vec::new(), unfinished: None, failed: None }
+        let commit = String::new();
+        Self { commit, system, workload, link, moves: Vec::new(), unfinished: None, failed: None }
     }
 
     /// The middle of what the moves had of this; of two in the middle, the greater.
@@ -115,6 +120,21 @@ impl Row {
 }
 
 impl Report {
+    /// The rows of a file that an earlier run wrote, without those that failed; none if there is no file.
+    pub fn rows_of(path: &Path) -> anyhow::Result<Vec<Row>> {
+        #[derive(Deserialize)]
+        struct Earlier {
+            rows: Vec<Row>,
+        }
+        let file = match File::open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            file => file?,
+        };
+        let earlier: Earlier = serde_json::from_reader(std::io::BufReader::new(file))
+            .context("it is none of this program's; move it away, or run without --resume")?;
+        Ok(earlier.rows.into_iter().filter(|row| row.failed.is_none()).collect())
+    }
+
     /// Writes the file whole or not at all.
     pub fn write(&self, path: &Path) -> anyhow::Result<()> {
         let temporary = path.with_extension("new");
@@ -123,5 +143,30 @@ impl Report {
         file.write_all(b"\n")?;
         file.sync_all()?;
         Ok(std::fs::rename(&temporary, path)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_read_again_but_for_those_that_failed() {
+        let link = Link { rate_mbit: 10, rtt_ms: 50, loss_percent: 2 };
+        let mut good = Row::new(System::Multifd, Workload::Memory16, link);
+        good.unfinished = Some(Unfinished { after_ms: 1, wire_bytes: 2, qemu: Some(Value::Null) });
+        let mut failed = Row::new(System::Cloudlets, Workload::SpeechIdle, link);
+        failed.failed = Some("it broke".to_owned());
+        let rows = vec![failed, good.clone()];
+        let report =
+            Report { machine: super::super::machine::look(), command: String::new(), rows, aims: Vec::new() };
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("all.json");
+        assert!(Report::rows_of(&path).unwrap().is_empty());
+        report.write(&path).unwrap();
+        let [read] = &Report::rows_of(&path).unwrap()[..] else { panic!("not one row") };
+        assert_eq!((read.system, read.workload, read.link), (good.system, good.workload, good.link));
+        std::fs::write(&path, "{}").unwrap();
+        assert!(format!("{:#}", Report::rows_of(&path).unwrap_err()).contains("--resume"));
     }
 }

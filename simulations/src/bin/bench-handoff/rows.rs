@@ -14,13 +14,20 @@ use super::{moves, peers};
 /// What moves.
 const IMAGES: [&str; 2] = ["speech", "writer"];
 
-/// Measures; gives each row as it is done.
-pub fn all(arguments: &Arguments, mut done: impl FnMut(Row) -> anyhow::Result<()>) -> anyhow::Result<()> {
+/// A row that is to be measured.
+pub type Wanted = (System, Workload, Link);
+
+/// Measures what is wanted of all that the arguments say; gives each row as it is done.
+pub fn all(
+    arguments: &Arguments,
+    is_wanted: impl Fn(&Wanted) -> bool,
+    mut done: impl FnMut(Row) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let temporary = tempfile::Builder::new().prefix("handoff-").tempdir_in("/tmp")?;
     let directory = arguments.keep.as_deref().unwrap_or(temporary.path());
     std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let air = Air::start()?;
-    let result = rows(&air, directory, arguments, &mut done);
+    let result = rows(&air, directory, arguments, &is_wanted, &mut done);
     if result.is_err() {
         IMAGES.iter().for_each(|image| cloudlet::show_logs(&directory.join(image)));
     }
@@ -31,22 +38,22 @@ fn rows(
     air: &Air,
     directory: &Path,
     arguments: &Arguments,
+    is_wanted: &impl Fn(&Wanted) -> bool,
     done: &mut impl FnMut(Row) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     for &system in &arguments.systems {
         for image in IMAGES {
-            let workloads: Vec<_> =
-                arguments.workloads.iter().filter(|workload| workload.image() == image).collect();
+            let workloads = arguments.workloads.iter().filter(|workload| workload.image() == image);
+            let all = workloads.flat_map(|it| links(arguments).map(move |link| (system, *it, link)));
+            let wanted: Vec<Wanted> = all.filter(is_wanted).collect();
             // Only while it is measured: others have the machine to themselves.
             let fleet = match system {
-                System::Cloudlets if !workloads.is_empty() => {
+                System::Cloudlets if !wanted.is_empty() => {
                     Some(Fleet::start(air, &directory.join(image), image)?)
                 }
                 _ => None,
             };
-            for (&workload, link) in
-                workloads.into_iter().flat_map(|it| links(arguments).map(move |link| (it, link)))
-            {
+            for (system, workload, link) in wanted {
                 air.set(link)?;
                 let row = match &fleet {
                     Some(fleet) => of_cloudlets(fleet, arguments, workload, link),

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The lines that are looked for: what the source says, and what the destination says.
 const SENT: &str = "a VM was sent";
@@ -15,7 +15,7 @@ const RECEIVED: &str = "a VM was received";
 pub struct Logs([(PathBuf, u64); 2]);
 
 /// The figures of one move by name, with their units: those of the source, then of the destination.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Split {
     pub source: BTreeMap<String, u64>,
     pub destination: BTreeMap<String, u64>,

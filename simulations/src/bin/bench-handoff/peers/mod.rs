@@ -138,7 +138,7 @@ fn one(air: &Air, arguments: &Arguments, directory: &Path, row: &mut Row) -> any
         Outcome::Moved(moved) => {
             let asked = asked.context("after the move");
             row.moves.push(Move {
-                from: PEERS[0],
+                from: PEERS[0].to_owned(),
                 total_ms: moved.total.as_millis() as u64,
                 downtime_ms: moved.downtime.as_millis() as u64,
                 client_ms: asked.as_ref().ok().and_then(|asked| asked.longest_ms),
