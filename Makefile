@@ -44,7 +44,8 @@ bench-mesh: packages
 	$(as_root) target/release/bench-mesh --json simulations/reports/bench-mesh/all.json
 
 # A running Service VM moves to and fro between two cloudlets in the lab, and by QEMU and rsync, over links of several
-# rates; then a guest that writes to memory or disk, over one. Some four hours, as root. For less:
+# rates; then a guest that writes to memory or disk, over one. Some four hours, as root; goes on
+# with what the files of results lack: to measure all of it anew, remove them first. For less:
 # target/release/bench-handoff --help.
 bench_handoff = $(as_root) env CLOUDLET_NODE__IMAGE_STORE=$(CLOUDLET_NODE__IMAGE_STORE) target/release/bench-handoff
 bench-handoff: packages
