@@ -15,7 +15,7 @@
 //!  changes again and again? ────────────────────► held back to the end           ┘
 //!  else ────────────────────────────────────────► raw, or XOR with the base or with what was sent of it before
 //!
-//!  groups of such pages ─► zstd at a level that keeps processor and link equally busy ─► frames
+//!  groups of such pages ─► zstd or LZMA2, as hard as keeps processor and link equally busy ─► frames
 //! ```
 //!
 //! * [`Source`] makes [`Frame`]s of a VM; [`Sink`] takes them and writes a stream for the destination's QEMU (which
@@ -28,7 +28,7 @@
 //!
 //! # Bounds
 //!
-//! A source holds at most, with `n` workers: 2 MiB of pages for each of `2 n + 2` groups, `n` zstd contexts (8 MiB each at
+//! A source holds at most, with `n` workers: 2 MiB of pages for each of `2 n + 2` groups, `n` packers (8 MiB each at
 //! the highest level), [`hold::MOST_PAGES`] held pages (16 MiB), 2048 that were sent (8 MiB), and about 90 bytes for each page that differs from its
 //! base. With two workers and a guest of 1 GiB that has changed half of its memory: 64 MiB. A slow link makes `send` of
 //! the outlet slow, that makes groups wait, and QEMU finds its socket full: nothing is queued without bound.

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::directory::{Directory, MOST_RUNS, What};
-use super::level::Controller;
+use super::level::{Controller, Level};
 use super::pack::Packer;
 use super::versions::Under;
 use super::{BLOCK_BYTES, Error, Frame, GROUP_PAGES, Kept, Space};
@@ -78,7 +78,7 @@ impl Group {
     }
 
     /// The frame, what was packed (bytes), and what became of the pages.
-    fn frame(self, packer: &mut Packer, level: i32) -> io::Result<(Frame, usize, Differing)> {
+    fn frame(self, packer: &mut Packer, level: Level) -> io::Result<(Frame, usize, Differing)> {
         let mut content = Vec::with_capacity(self.pages.len() * BLOCK_BYTES);
         let mut directory = Directory::default();
         let mut pages = self.pages.iter();

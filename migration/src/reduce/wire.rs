@@ -3,12 +3,12 @@
 //! ```text
 //! u8 version | u8 kind | u32 length | body
 //! 0 begin   u8 space | u8 bits: 1 has a base | u64 blocks | u32 pages that are there already | u16 base | u16 parts | 32 bytes each
-//! 1 group   u8 space | u32 first page that it brings | u32 unpacked length | zstd: directory, pages
+//! 1 group   u8 space | u32 first page that it brings | u32 unpacked length | zstd or xz: directory, pages
 //! 2 device  u16 part that it was packed against, ffff for none | u32 unpacked length | zstd
 //! 3 end     u8 space | u32 blocks that differ | 32 bytes: their hash
 //! ```
 //! Numbers are little endian. Every length is capped before anything is allocated for it. There is no checksum beside
-//! zstd's: frames travel through an encrypted and authenticated connection, and what they restore is checked whole.
+//! zstd's and xz's: frames travel through an encrypted and authenticated connection, and what they restore is checked whole.
 
 use std::fmt;
 use std::io::{self, Read};

@@ -320,11 +320,17 @@ fn lock(flow: &Mutex<Flow>) -> MutexGuard<'_, Flow> {
 /// Hands frames to the task.
 struct ToLink {
     pieces: mpsc::Sender<Vec<u8>>,
+    flow: Arc<Mutex<Flow>>,
 }
 
 impl Outlet for ToLink {
     fn send(&mut self, frame: reduce::Frame) -> io::Result<()> {
         self.put(Frame::Piece(frame.encode()))
+    }
+
+    /// How long a piece waits for its place tells of others before it.
+    fn drain_bytes_per_s(&self) -> Option<f64> {
+        Some(lock(&self.flow).rate_bytes_s().unwrap_or(RATE_GUESS))
     }
 }
 
@@ -366,7 +372,7 @@ fn reduce_all(work: Work) -> Result<Digest, String> {
         let stream = cargo.hypervisor.stream_out(cargo.vm).map_err(|error| chain(&error))?;
         Ok::<_, String>(UntilCancelled { stream, cancel: cancel.clone() })
     };
-    let mut outlet = ToLink { pieces };
+    let mut outlet = ToLink { pieces, flow: Arc::clone(&flow) };
     let mut source = Source::new(&opened.images, &have, Config::default()).map_err(failed)?;
     let (template, device, disk) = (Some(&opened.template), Some(&opened.device), &opened.disk);
 
