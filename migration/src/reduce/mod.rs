@@ -28,9 +28,9 @@
 //!
 //! # Bounds
 //!
-//! A source holds at most, with `n` workers: 2 MiB of pages for each of `2 n + 2` groups, `n` packers (8 MiB each at
+//! A source holds at most, with `n` workers: 2 MiB of pages for each of `2 n + 2` groups, `n` packers (13 MiB each at
 //! the highest level), [`hold::MOST_PAGES`] held pages (16 MiB), 2048 that were sent (8 MiB), and about 90 bytes for each page that differs from its
-//! base. With two workers and a guest of 1 GiB that has changed half of its memory: 64 MiB. A slow link makes `send` of
+//! base. With two workers and a guest of 1 GiB that has changed half of its memory: 74 MiB, with one 57 MiB. A slow link makes `send` of
 //! the outlet slow, that makes groups wait, and QEMU finds its socket full: nothing is queued without bound.
 //! A sink holds one group, the device stream, and about 70 bytes for each block that differs.
 
